@@ -1,0 +1,6 @@
+"""The suite's data sets, as LightningDataModules: the names that ``--data`` accepts."""
+
+from datamodules._files import DataUnavailable
+from datamodules.mnist import MNIST
+
+__all__ = ["MNIST", "DataUnavailable"]

@@ -1,0 +1,251 @@
+"""Callbacks of every training: what it cost, how far it is, and when to stop it."""
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers import SolveStats, StatsCollector
+
+MIB = 2**20
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+@dataclass
+class _Totals:
+    """Sums over the batches of one phase."""
+
+    batches: int = 0
+    nfe_forward: int = 0
+    nfe_backward: int = 0
+    steps_rejected: int = 0
+
+    def add(self, solves: list[SolveStats]) -> None:
+        self.batches += 1
+        self.nfe_forward += sum(solve.nfe_forward for solve in solves)
+        self.nfe_backward += sum(solve.nfe_backward for solve in solves)
+        self.steps_rejected += sum(solve.steps_rejected for solve in solves)
+
+    def mean(self, name: str) -> float:
+        return getattr(self, name) / self.batches if self.batches else 0.0
+
+
+class RunCost(pl.Callback):
+    """Measures seconds, peak memory and field evaluations, training and testing apart.
+
+    Logs ``train/nfe_forward`` and ``train/nfe_backward`` of every batch; ``summary`` has means.
+    Evaluations are those of this process: with several devices each rank solves its own batch.
+    Seconds are wall-clock time between the first and the last training batch. Memory is the peak
+    allocated on the GPU, or else the largest resident set of the process, libraries included.
+    """
+
+    def __init__(self) -> None:
+        self._train, self._test = _Totals(), _Totals()
+        self._collector = StatsCollector()
+        self._seconds_before, self._started = 0.0, 0.0
+        self._peak_memory = 0.0
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training so far, earlier parts of a resumed run included."""
+        return self._seconds_before + (time.perf_counter() - self._started if self._started else 0)
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over batches, seconds and MiB, by the name of the metric."""
+        return {
+            "train_seconds": self.train_seconds,
+            "train_batches": self._train.batches,
+            "train_nfe_forward": self._train.mean("nfe_forward"),
+            "train_nfe_backward": self._train.mean("nfe_backward"),
+            "train_steps_rejected": self._train.mean("steps_rejected"),
+            "test_nfe_forward": self._test.mean("nfe_forward"),
+            "peak_memory": self._peak_memory,
+        }
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin to gather the solves of this batch, forward and backward."""
+        self._collector.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count what this batch took, its backward pass included."""
+        solves = self._collector.stop()
+        self._train.add(solves)
+        if solves:
+            forward = sum(solve.nfe_forward for solve in solves)
+            backward = sum(solve.nfe_backward for solve in solves)
+            pl_module.log("train/nfe_forward", float(forward))
+            pl_module.log("train/nfe_backward", float(backward))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock, after the GPU has finished."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._seconds_before, self._started = self.train_seconds, 0.0
+        self._peak_memory = _peak_memory(pl_module.device)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier test."""
+        self._test = _Totals()
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Begin to gather the solves of this batch."""
+        self._collector.start()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count what this batch took."""
+        self._test.add(self._collector.stop())
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the mean evaluations of a test batch."""
+        if self._test.nfe_forward and trainer.logger is not None:
+            trainer.logger.log_metrics({"test/nfe_forward": self._test.mean("nfe_forward")})
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Stop gathering: a later run in this process counts for itself."""
+        self._collector.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters, so that a resumed run reports the whole training."""
+        return {"train": asdict(self._train), "seconds": self.train_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self._train = _Totals(**state_dict["train"])
+        self._seconds_before = state_dict["seconds"]
+
+
+class DivergenceGuard(pl.Callback):
+    """Ends a training whose loss is NaN or infinite.
+
+    Args:
+        every_n_batches: How often the loss is looked at; each look waits for the GPU.
+    """
+
+    def __init__(self, every_n_batches: int = 20) -> None:
+        self.every_n_batches = every_n_batches
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Raise Diverged if this batch's loss is not finite."""
+        last = batch_idx + 1 == trainer.num_training_batches
+        if batch_idx % self.every_n_batches and not last:
+            return
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and not torch.isfinite(loss).all():
+            raise Diverged(
+                f"The loss is {float(loss)} after {trainer.global_step} updates. "
+                "Lower --model.optimizer.lr."
+            )
+
+
+class Progress(pl.Callback):
+    """Writes how far a training is to a small JSON file, for whoever started it.
+
+    Args:
+        path: The file; replaced as a whole, at most once a second.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._written = 0.0
+        self._started = time.monotonic()
+        self._done_before = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember how much an earlier, interrupted run had done."""
+        self._started, self._done_before = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write the training's state: update, loss, evaluations, seconds left."""
+        done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        if not trainer.is_global_zero or (time.monotonic() - self._written < 1 and done < total):
+            return
+        metrics = trainer.callback_metrics
+        elapsed = time.monotonic() - self._started
+        self._write(
+            phase="train",
+            done=done,
+            total=total,
+            seconds_left=elapsed / max(done - self._done_before, 1) * (total - done),
+            **{
+                name: float(metrics[f"train/{name}"])
+                for name in ("loss", "nfe_forward", "nfe_backward")
+                if f"train/{name}" in metrics
+            },
+        )
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write that the training is being tested."""
+        if trainer.is_global_zero:
+            self._write(phase="test")
+
+    def _write(self, **state: Any) -> None:
+        self._written = time.monotonic()
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(state))
+        os.replace(partial, self.path)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return MiB: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB

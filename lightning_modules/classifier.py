@@ -1,0 +1,150 @@
+"""Image classifiers: every row of Table 1 and its ablations."""
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import SumMetric
+
+from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.nets import (
+    ConvField,
+    OdeBlock,
+    ResidualBlock,
+    Stem,
+    build_head,
+    build_mlp,
+    build_stem,
+)
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.solvers import SolverSettings
+
+Body = Literal["mlp", "resnet", "ode", "none"]
+CLASSES = 10
+PIXELS = 28 * 28
+
+
+class ImageClassifier(pl.LightningModule):
+    """Classifies MNIST digits with a discrete or a continuous body (Table 1).
+
+    A batch is ``(images, labels)``: floats in [0, 1], ``(batch, 1, 28, 28)``, and class indices,
+    ``(batch,)``. The loss is the cross-entropy in nats.
+
+    Args:
+        body: What stands between the stem and the head that all bodies share: ``resnet`` puts
+            residual blocks there, ``ode`` one ODE block (RK-Net with direct gradients, ODE-Net
+            with the adjoint), ``none`` nothing. ``mlp`` replaces the whole network.
+        stem: How the image is downsampled twice; not read by ``mlp``.
+        width: Channels throughout; not read by ``mlp``.
+        groups: Groups of every normalisation; not read by ``mlp``.
+        blocks: Residual blocks; read by ``resnet`` alone.
+        hidden: Hidden units; read by ``mlp`` alone.
+        time_input: Whether the field sees t; read by ``ode`` alone.
+        solver: How the continuous body is solved; read by ``ode`` alone.
+        optimizer: Update rule and learning rate.
+        schedule: Course of the learning rate.
+    """
+
+    def __init__(
+        self,
+        body: Body = "ode",
+        stem: Stem = "res",
+        width: int = 64,
+        groups: int = 32,
+        blocks: int = 6,
+        hidden: int = 300,
+        time_input: bool = True,
+        solver: SolverSettings = SolverSettings(gradient="adjoint"),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: ScheduleSettings = ScheduleSettings(),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            plain(
+                self,
+                body=body,
+                stem=stem,
+                width=width,
+                groups=groups,
+                blocks=blocks,
+                hidden=hidden,
+                time_input=time_input,
+                solver=solver,
+                optimizer=optimizer,
+                schedule=schedule,
+            )
+        )
+        self.optimizer_settings = settings(OptimizerSettings, optimizer)
+        self.schedule_settings = settings(ScheduleSettings, schedule)
+        if body == "mlp":
+            self.net = build_mlp(PIXELS, hidden, CLASSES)
+        else:
+            self.net = nn.Sequential(
+                build_stem(stem, width, groups),
+                _build_body(
+                    body, width, groups, blocks, time_input, settings(SolverSettings, solver)
+                ),
+                build_head(width, groups, CLASSES),
+            )
+        self.test_wrong = SumMetric()
+        self.test_images = SumMetric()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, ``(batch, 10)``."""
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of the batch in nats; log it and the error in %."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train/loss", loss)
+        self.log("train/error", 100 * _wrong(logits, labels).float().mean())
+        return loss
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the images of an earlier test."""
+        self.test_wrong.reset()
+        self.test_images.reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count the misclassified images and log the loss, weighted by images."""
+        images, labels = batch
+        logits = self(images)
+        self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
+        self.test_wrong.update(_wrong(logits, labels))
+        self.test_images.update(torch.ones_like(labels))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test error in % beside the counts it is made of, which are exact."""
+        wrong, images = self.test_wrong.compute(), self.test_images.compute()
+        self.log_dict(
+            {"test/error": 100 * wrong / images, "test/wrong": wrong, "test/images": images}
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and its schedule over the whole training."""
+        optimizer = self.optimizer_settings.build(self.parameters())
+        updates = int(self.trainer.estimated_stepping_batches)
+        schedule = self.schedule_settings.build(optimizer, updates)
+        return (
+            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        )
+
+
+def _build_body(
+    body: Body, width: int, groups: int, blocks: int, time_input: bool, solver: SolverSettings
+) -> nn.Module:
+    if body == "resnet":
+        return nn.Sequential(*(ResidualBlock(width, groups) for _ in range(blocks)))
+    if body == "ode":
+        return OdeBlock(ConvField(width, groups, time_input), solver)
+    if body == "none":
+        return nn.Identity()
+    raise ValueError(f"Unknown body {body!r}. Choose one of mlp, resnet, ode, none.")
+
+
+def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.argmax(dim=1) != labels

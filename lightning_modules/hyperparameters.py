@@ -1,0 +1,30 @@
+"""Hyper-parameters as plain values, so that checkpoints load with ``weights_only=True``."""
+
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+def plain(module: object, **values: Any) -> dict[str, Any]:
+    """Turn settings dataclasses into dictionaries and keep every other value.
+
+    Lightning stores whatever a constructor was given; a dataclass in a checkpoint would need
+    unpickling of our own classes. Passed to ``save_hyperparameters`` explicitly, the result is
+    the same whether the command line or Python built the module. The class is named as
+    LightningCLI does it, which reads these values again when given ``--ckpt_path``.
+
+    Args:
+        module: The module that is being built.
+        values: Its constructor's arguments.
+    """
+    kind = type(module)
+    return {"_class_path": f"{kind.__module__}.{kind.__qualname__}"} | {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in values.items()
+    }
+
+
+def settings(kind: type[Settings], given: Settings | dict[str, Any]) -> Settings:
+    """Return ``given`` as an instance of ``kind``: checkpoints hand back dictionaries."""
+    return kind(**given) if isinstance(given, dict) else given

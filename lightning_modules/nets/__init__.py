@@ -1,0 +1,22 @@
+"""Networks: convolutional parts, vector fields and ODE blocks."""
+
+from lightning_modules.nets.convnets import (
+    ResidualBlock,
+    Stem,
+    build_head,
+    build_mlp,
+    build_stem,
+)
+from lightning_modules.nets.fields import ConvField, TimeConv2d
+from lightning_modules.nets.odeblock import OdeBlock
+
+__all__ = [
+    "ConvField",
+    "OdeBlock",
+    "ResidualBlock",
+    "Stem",
+    "TimeConv2d",
+    "build_head",
+    "build_mlp",
+    "build_stem",
+]

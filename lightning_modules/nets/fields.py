@@ -1,0 +1,62 @@
+"""Vector fields f(t, y): the right-hand sides of the suite's differential equations."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeConv2d(nn.Conv2d):
+    """A 3x3 convolution of the feature maps with time as one further, constant input channel.
+
+    The public example concatenates ``t`` as the first channel. A convolution is linear, so the
+    same result is ``conv(x; W[:, 1:]) + t * conv(1; W[:, :1]) + b``: the second term does not
+    depend on the batch, nothing is copied, and 64 instead of 65 input channels suit the kernels.
+    Zero padding makes the second term vary along the border, hence a map and not a scalar.
+
+    Args:
+        width: Channels in and out; the weight is ``(width, 1 + width, 3, 3)``.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(1 + width, width, 3, padding=1)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Convolve ``x`` of shape ``(batch, width, height, width)`` at the scalar time ``t``."""
+        ones = x.new_ones(1, 1, *x.shape[-2:])
+        of_time = F.conv2d(ones, self.weight[:, :1], padding=1) * t
+        of_state = F.conv2d(x, self.weight[:, 1:], self.bias, padding=1)
+        return of_state + of_time
+
+
+class _TimelessConv2d(nn.Conv2d):
+    """The same convolution without the time channel, called with the same arguments."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
+
+class ConvField(nn.Module):
+    """The ODE-Net's field: norm, ReLU, convolution, twice, and a last norm; no skip inside.
+
+    Args:
+        width: Channels of the state.
+        groups: Groups of the three normalisations.
+        time_input: Whether both convolutions see ``t``.
+    """
+
+    def __init__(self, width: int, groups: int, time_input: bool = True) -> None:
+        super().__init__()
+        convolution = TimeConv2d if time_input else _TimelessConv2d
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv1 = convolution(width)
+        self.norm2 = nn.GroupNorm(groups, width)
+        self.conv2 = convolution(width)
+        self.norm3 = nn.GroupNorm(groups, width)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, shaped like ``y``: ``(batch, width, height, width)``."""
+        hidden = self.conv1(t, F.relu(self.norm1(y), inplace=True))
+        hidden = self.conv2(t, F.relu(self.norm2(hidden), inplace=True))
+        return self.norm3(hidden)

@@ -1,0 +1,72 @@
+"""Optimizers and learning-rate schedules as plain values that fit on a command line."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Which optimizer, and its constants.
+
+    Args:
+        name: Update rule.
+        lr: Learning rate; the peak of it where the schedule warms up.
+        momentum: Read by ``sgd`` and ``rmsprop``; beta_1 of ``adam``.
+        weight_decay: L2 penalty.
+    """
+
+    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no optimizer takes."""
+        if not self.lr > 0:
+            raise ValueError(f"The learning rate lr is {self.lr}; give a number above 0.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; give a number from 0 to below 1.")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Build the optimizer of these parameters."""
+        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.name == "sgd":
+            return torch.optim.SGD(parameters, momentum=self.momentum, **shared)
+        if self.name == "rmsprop":
+            return torch.optim.RMSprop(parameters, momentum=self.momentum, **shared)
+        return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **shared)
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate changes while training.
+
+    Args:
+        name: ``steps`` multiplies it by ``gamma`` at each milestone; ``one_cycle`` rises from
+            1/25 of it over the first 30 % of all updates and falls to nearly nothing along
+            cosines; ``constant`` leaves it.
+        milestones: Epochs at which ``steps`` acts.
+        gamma: Factor at each milestone.
+    """
+
+    name: Literal["constant", "steps", "one_cycle"] = "constant"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+
+    def build(self, optimizer: torch.optim.Optimizer, updates: int) -> dict[str, Any] | None:
+        """Build Lightning's scheduler entry; ``updates`` is the length of the whole training."""
+        scheduler: LRScheduler
+        if self.name == "steps":
+            scheduler = MultiStepLR(optimizer, self.milestones, self.gamma)
+            return {"scheduler": scheduler, "interval": "epoch"}
+        if self.name == "one_cycle":
+            peak = optimizer.param_groups[0]["lr"]
+            # The momentum stays as it is: only the rate is scheduled in the other schedules too.
+            scheduler = OneCycleLR(optimizer, peak, total_steps=updates, cycle_momentum=False)
+            return {"scheduler": scheduler, "interval": "step"}
+        return None

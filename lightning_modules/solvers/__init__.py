@@ -1,0 +1,42 @@
+"""Solving initial value problems behind one interface."""
+
+from lightning_modules.solvers import torchdiffeq_backend
+from lightning_modules.solvers.base import (
+    Field,
+    Solution,
+    SolverFailed,
+    SolverSettings,
+    SolveStats,
+    State,
+    StatsCollector,
+    collect_stats,
+)
+from lightning_modules.solvers.registry import (
+    Backend,
+    backends,
+    find_backend,
+    gradient_table,
+    register_backend,
+    unregister_backend,
+)
+from lightning_modules.solvers.solve import odeint
+
+register_backend(torchdiffeq_backend.BACKEND)
+
+__all__ = [
+    "Backend",
+    "Field",
+    "Solution",
+    "SolveStats",
+    "SolverFailed",
+    "SolverSettings",
+    "State",
+    "StatsCollector",
+    "backends",
+    "collect_stats",
+    "find_backend",
+    "gradient_table",
+    "odeint",
+    "register_backend",
+    "unregister_backend",
+]

@@ -1,0 +1,138 @@
+"""Backends by name, and what each of them offers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from lightning_modules.solvers.base import Gradient, SolverSettings, SolveStats
+
+Norm = Callable[[Tensor], Tensor]
+TensorField = Callable[[Tensor, Tensor], Tensor]
+StepControl = Literal["adaptive", "fixed"]
+
+
+class Solve(Protocol):
+    """The one function that a backend consists of."""
+
+    def __call__(
+        self,
+        field: TensorField,
+        y0: Tensor,
+        times: Tensor,
+        settings: SolverSettings,
+        norm: Norm,
+        stats: SolveStats,
+    ) -> Tensor:
+        """Solve dy/dt = field(t, y) with y(times[0]) = y0.
+
+        The front end has checked the arguments, flattened tuple states and counts evaluations.
+
+        Args:
+            field: Called with a scalar ``t`` and ``y`` shaped like ``y0``; returns that shape.
+            y0: Initial state, any shape.
+            times: Strictly monotone output times, ``(time,)``, dtype and device of ``y0``.
+            settings: Method and tolerances, already known to be offered by this backend;
+                ``gradient`` is ``direct`` for the solves of the adjoint, which record no graph.
+            norm: Norm of an error shaped like ``y0``; a step is accepted where it is at most 1.
+            stats: ``steps_accepted`` and ``steps_rejected`` are counted up here, and
+                ``max_steps`` limits their sum; they may start above 0, since the adjoint's
+                backward solve is one solve interval by interval.
+
+        Returns:
+            States ``(time, *y0.shape)``; differentiable unless the backend offers only
+            the adjoint. Raises ``SolverFailed`` where it cannot go on.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A solver library behind the suite's interface.
+
+    Args:
+        name: What ``SolverSettings.backend`` calls it.
+        solve: The solve itself.
+        methods: Returns how each offered method controls its step; called on first use, so that
+            naming a backend imports nothing.
+        gradients: The values of ``SolverSettings.gradient`` that it supports.
+        absent: Methods that one might expect here, and the reason why they are not offered.
+    """
+
+    name: str
+    solve: Solve
+    methods: Callable[[], Mapping[str, StepControl]]
+    gradients: tuple[Gradient, ...]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+_BACKENDS: dict[str, Backend] = {}
+
+
+def register_backend(backend: Backend) -> None:
+    """Make a backend available under its name."""
+    if _BACKENDS.get(backend.name, backend) is not backend:
+        raise ValueError(
+            f"A backend named {backend.name!r} is registered already. "
+            "Choose another name or call unregister_backend first."
+        )
+    _BACKENDS[backend.name] = backend
+
+
+def unregister_backend(name: str) -> None:
+    """Forget the backend of that name, if there is one."""
+    _BACKENDS.pop(name, None)
+
+
+def backends() -> dict[str, Backend]:
+    """Return the registered backends by name."""
+    return dict(_BACKENDS)
+
+
+def gradient_table() -> dict[str, tuple[Gradient, ...]]:
+    """Return which backend offers which gradient."""
+    return {name: backend.gradients for name, backend in _BACKENDS.items()}
+
+
+def find_backend(settings: SolverSettings) -> Backend:
+    """Return the backend that ``settings`` names.
+
+    Raises:
+        ValueError: If the backend, its method or the gradient does not exist, or if an option is
+            set that the method does not read.
+    """
+    backend = _BACKENDS.get(settings.backend)
+    if backend is None:
+        raise ValueError(
+            f"Unknown backend {settings.backend!r}. Choose one of {', '.join(_BACKENDS)}."
+        )
+    if settings.gradient not in backend.gradients:
+        able = [name for name, offered in gradient_table().items() if settings.gradient in offered]
+        raise ValueError(
+            f"Backend {backend.name!r} does not offer gradient={settings.gradient!r}, only "
+            f"{', '.join(backend.gradients)}. Backends that do: {', '.join(able) or 'none'}."
+        )
+    _check_method(backend, settings)
+    return backend
+
+
+def _check_method(backend: Backend, settings: SolverSettings) -> None:
+    methods = backend.methods()
+    if settings.method not in methods:
+        reason = backend.absent.get(settings.method, "")
+        raise ValueError(
+            f"Backend {backend.name!r} has no method {settings.method!r}. "
+            f"{reason}{' ' if reason else ''}Choose one of {', '.join(methods)}."
+        )
+    fixed = sorted(name for name, control in methods.items() if control == "fixed")
+    if settings.step_size is not None and methods[settings.method] == "adaptive":
+        raise ValueError(
+            f"step_size={settings.step_size:g} given with {settings.method!r}, which chooses its "
+            f"own steps. Leave it out or choose a fixed-step method: {', '.join(fixed)}."
+        )
+    if settings.adjoint_norm != "per_tensor" and methods[settings.method] == "fixed":
+        raise ValueError(
+            f"adjoint_norm={settings.adjoint_norm!r} given with {settings.method!r}, whose steps "
+            "are fixed and read no norm. Leave it out or choose an adaptive method."
+        )

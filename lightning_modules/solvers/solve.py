@@ -1,0 +1,157 @@
+"""The front end: checks the problem, shapes it for a backend, returns answer and cost."""
+
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.solvers.adjoint import AdjointProblem, solve_with_adjoint
+from lightning_modules.solvers.base import (
+    Field,
+    S,
+    Solution,
+    SolverSettings,
+    SolveStats,
+    State,
+    deliver,
+)
+from lightning_modules.solvers.registry import TensorField, find_backend
+from lightning_modules.solvers.state import (
+    Layout,
+    check_finite,
+    counted,
+    rms,
+)
+
+
+def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solution[S]:
+    """Solve dy/dt = field(t, y) with y(times[0]) = y0.
+
+    Args:
+        field: Called as ``field(t, y)`` with a scalar ``t`` and ``y`` shaped like ``y0``; returns
+            that shape. With ``gradient="adjoint"`` gradients reach its ``parameters()``, ``y0``
+            and ``times``; a field that hides other tensors in need of one is refused in backward.
+        y0: Initial state, ``(batch, *features)`` or any other shape, or a tuple of such tensors,
+            whose error norm is the largest RMS of its parts.
+        times: Strictly monotone output times, ``(time,)``, in either direction.
+        settings: Backend, method, tolerances and how gradients are taken.
+
+    Returns:
+        States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
+
+    Raises:
+        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are.
+        SolverFailed: If the solve cannot go on or is not finite; carries time, step size, steps.
+
+    Source: Chen et al. (2018), Section 2; Algorithm 1 for ``gradient="adjoint"``.
+    """
+    backend = find_backend(settings)
+    _check_state(y0)
+    if isinstance(y0, Tensor):
+        layout, start, norm = None, cast(Tensor, y0), rms
+    else:
+        layout = Layout(tuple(part.shape for part in y0))
+        start, norm = layout.pack(y0), layout.largest_rms
+    times = _checked_times(times, like=start)
+    stats = SolveStats()
+    deliver(stats)
+    tensor_field = _on_tensors(field, layout)
+    if settings.gradient == "adjoint":
+        problem = AdjointProblem(
+            backend, tensor_field, partial(_trainable, field), settings, norm, stats
+        )
+        ys = solve_with_adjoint(problem, start, times)
+    else:
+        ys = backend.solve(counted(tensor_field, stats), start, times, settings, norm, stats)
+    check_finite(ys, times, settings, stats)
+    return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
+
+
+def _check_state(y0: State) -> None:
+    parts = (y0,) if isinstance(y0, Tensor) else y0
+    if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
+        raise ValueError(f"y0 is a {type(y0).__name__}; pass a tensor or a tuple of tensors.")
+    if not parts or any(part.numel() == 0 for part in parts):
+        raise ValueError("y0 holds no numbers: there is nothing to solve. Pass a non-empty state.")
+    kinds = {(part.dtype, part.device) for part in parts}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"The parts of y0 differ in dtype or device: {sorted(map(str, kinds))}. "
+            "Convert them to one with .to()."
+        )
+    if parts[0].dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"y0 is {parts[0].dtype}; a solver needs float32 or float64, since the error estimate "
+            "of a step is a difference that drowns in the rounding of shorter numbers. Convert "
+            "it with .float(); the field may compute in less under autocast."
+        )
+
+
+def _checked_times(times: Tensor, like: Tensor) -> Tensor:
+    """Return ``times`` in dtype and on the device of the state, or say what is wrong."""
+    if not isinstance(times, Tensor) or not times.is_floating_point() or times.ndim != 1:
+        given = (
+            f"{times.dtype}, {tuple(times.shape)}" if isinstance(times, Tensor) else type(times)
+        )
+        raise ValueError(f"times is {given}; pass a floating point tensor of shape (time,).")
+    times = times.to(dtype=like.dtype, device=like.device)
+    ticks = times.detach().tolist()
+    if len(ticks) < 2 or not all(map(math.isfinite, ticks)):
+        raise ValueError(f"times is {_shown(ticks)}; pass at least two finite times.")
+    lengths = [end - start for start, end in pairwise(ticks)]
+    if 0.0 in lengths:
+        at = ticks[lengths.index(0.0)]
+        raise ValueError(
+            f"times holds an interval of length zero at t={at:.6g} (in {like.dtype}): its state "
+            "is known already. Drop the repeated time."
+        )
+    if len({length > 0 for length in lengths}) > 1:
+        raise ValueError(
+            f"times must be strictly monotone, increasing or decreasing; it is {_shown(ticks)}. "
+            "Sort it."
+        )
+    return times
+
+
+def _trainable(field: Field) -> tuple[Tensor, ...]:
+    parameters = field.parameters() if isinstance(field, nn.Module) else ()
+    return tuple(parameter for parameter in parameters if parameter.requires_grad)
+
+
+def _shown(ticks: list[float]) -> str:
+    shown = ", ".join(f"{tick:.6g}" for tick in ticks[:6])
+    return f"[{shown}{', …' if len(ticks) > 6 else ''}]"
+
+
+def _on_tensors(field: Field, layout: Layout | None) -> TensorField:
+    """Return ``field`` over one tensor; tuple states become one vector and back."""
+
+    def on_tensor(t: Tensor, y: Tensor) -> Tensor:
+        dy = field(t, y)
+        _check_derivative(dy, y.shape)
+        return dy.to(y.dtype)  # autocast may have computed it in less
+
+    def on_tuple(t: Tensor, y: Tensor) -> Tensor:
+        assert layout is not None
+        dys = field(t, layout.unpack(y))
+        if not isinstance(dys, tuple | list) or len(dys) != len(layout.shapes):
+            raise ValueError(
+                f"The field must return a tuple of {len(layout.shapes)} tensors, like y0."
+            )
+        for dy, shape in zip(dys, layout.shapes, strict=True):
+            _check_derivative(dy, shape)
+        return layout.pack(dys).to(y.dtype)
+
+    return on_tensor if layout is None else on_tuple
+
+
+def _check_derivative(dy: Any, shape: torch.Size) -> None:
+    if not isinstance(dy, Tensor) or dy.shape != shape:
+        given = f"shape {tuple(dy.shape)}" if isinstance(dy, Tensor) else f"a {type(dy).__name__}"
+        raise ValueError(
+            f"The field returned {given} for a state of shape {tuple(shape)}; "
+            "dy/dt must have the shape of y."
+        )

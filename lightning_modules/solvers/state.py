@@ -1,0 +1,121 @@
+"""What a backend is given: one tensor, a norm over it, and the grid of fixed steps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
+from lightning_modules.solvers.registry import TensorField
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How several tensors lie one behind the other in a vector.
+
+    Args:
+        shapes: Shape of each tensor.
+    """
+
+    shapes: tuple[torch.Size, ...]
+
+    def pack(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the parts as one vector, ``(sum of sizes,)``."""
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def unpack(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of ``(*lead, sum of sizes)``, each ``(*lead, *shape)``."""
+        lead = vector.shape[:-1]
+        pieces = vector.split([shape.numel() for shape in self.shapes], dim=-1)
+        return tuple(p.reshape((*lead, *s)) for p, s in zip(pieces, self.shapes, strict=True))
+
+    def largest_rms(self, error: Tensor) -> Tensor:
+        """Return the largest root mean square of the parts, torchdiffeq's norm of tuples."""
+        return torch.stack([rms(part) for part in self.unpack(error)]).max()
+
+
+def counted(field: TensorField, stats: SolveStats) -> TensorField:
+    """Return ``field`` with its evaluations counted as those of the forward solve."""
+
+    def evaluate(t: Tensor, y: Tensor) -> Tensor:
+        stats.nfe_forward += 1
+        return field(t, y)
+
+    return evaluate
+
+
+def rms(error: Tensor) -> Tensor:
+    """Return the root mean square, a scalar.
+
+    Detached: step sizes are constants of the discrete gradient. torchdiffeq alone would
+    differentiate its first step size and no other.
+    """
+    return error.detach().pow(2).mean().sqrt()
+
+
+def fixed_grid(times: Tensor, settings: SolverSettings, stats: SolveStats) -> Tensor:
+    """Return the step ends of a fixed-step method.
+
+    Every output interval is split into ceil(length / step_size) equal steps, so that the output
+    times, which the grid holds exactly, are never interpolated.
+
+    Args:
+        times: Output times, ``(time,)``.
+        settings: Read for ``step_size`` and ``max_steps``.
+        stats: Steps taken before, which count against ``max_steps``.
+
+    Returns:
+        Times ``(steps + 1,)``, differentiable with respect to ``times``.
+    """
+    counts = _steps_per_interval(times, settings.step_size)
+    if stats.steps + sum(counts) > settings.max_steps:
+        start, end = float(times[0]), float(times[-1])
+        raise SolverFailed(
+            f"{settings.method} needs {stats.steps + sum(counts)} steps to reach t={end:.6g}, "
+            f"more than max_steps={settings.max_steps}. Raise step_size or max_steps.",
+            start,
+            abs(end - start) / sum(counts),
+            stats.steps,
+        )
+    pieces = [
+        start + (end - start) * (torch.arange(n, dtype=times.dtype, device=times.device) / n)
+        for start, end, n in zip(times[:-1], times[1:], counts, strict=True)
+    ]
+    return torch.cat([*pieces, times[-1:]])
+
+
+def _steps_per_interval(times: Tensor, step_size: float | None) -> list[int]:
+    ticks = times.detach().tolist()
+    if step_size is None:
+        return [1] * (len(ticks) - 1)
+    # Rounded times must not turn a whole number of steps into one more.
+    slack = 4 * torch.finfo(times.dtype).eps * max(map(abs, ticks)) / step_size
+    lengths = [abs(end - start) for start, end in pairwise(ticks)]
+    return [max(1, math.ceil(length / step_size - slack)) for length in lengths]
+
+
+def check_finite(ys: Tensor, times: Tensor, settings: SolverSettings, stats: SolveStats) -> None:
+    """Raise ``SolverFailed`` where ``ys``, ``(time, *state)``, is not finite.
+
+    Args:
+        ys: Solution at the output times.
+        times: Output times, ``(time,)``.
+        settings: How it was solved, for the message.
+        stats: Steps that the solve took.
+    """
+    finite = torch.isfinite(ys.detach())
+    if bool(finite.all()):
+        return
+    first = int(finite.flatten(1).all(dim=1).logical_not().nonzero()[0])
+    ticks = times.detach().tolist()
+    raise SolverFailed(
+        f"{settings.method} returned a state that is not finite at t={ticks[first]:.6g} "
+        f"of {ticks[-1]:.6g}: the solution diverges, or the field or y0 is not finite. "
+        "Lower step_size (fixed-step methods) or rtol/atol, or shorten the time span.",
+        ticks[first],
+        settings.step_size or abs(ticks[-1] - ticks[0]) / max(stats.steps, 1),
+        stats.steps,
+    )

@@ -1,0 +1,245 @@
+"""Command line of the suite: ``python -m reproduce table1``; see ``--help``."""
+
+import argparse
+import ast
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reproduce.context import Context
+    from reproduce.records import Record
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+SHIPPED = Path(__file__).parent.parent / "results"
+PROFILES = ("smoke", "quick", "short", "paper")
+VERBS = {
+    "list": "what can be regenerated",
+    "all": "every table and figure, one after another",
+    "compare": "print this machine's results beside the shipped ones and the paper's",
+}
+
+
+class UsageError(ValueError):
+    """The command line asks for something that does not exist."""
+
+
+def names() -> list[str]:
+    """Return the experiments' names without importing one."""
+    return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
+
+
+def claim(name: str) -> str:
+    """Return the first line of an experiment's docstring without importing it."""
+    tree = ast.parse((EXPERIMENTS / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").split("\n")[0]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; neither torch nor Lightning is imported for it."""
+    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    lines += [f"  {name:<10}{claim(name)}" for name in names()]
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce",
+        description="Regenerates the tables and figures of Neural Ordinary Differential Equations "
+        "(Chen et al., 2018) and compares them with its numbers.",
+        epilog="targets:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("targets", nargs="+", metavar="TARGET", help="experiments, or one of list, all, compare")
+    add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
+    add("--epochs", type=int, metavar="N", help="epochs, each over all images")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, as in model.solver.rtol=1e-4; the rows say so",
+    )
+    add("--out", type=Path, default=Path("results/local"), help="results (default: %(default)s)")
+    add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
+    add("--report-only", action="store_true", help="redraw from the rows, without training")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; bad input is one line, no traceback."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _refuse_ranks()
+        return _dispatch(arguments, list(argv) if argv is not None else sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished trainings are kept; the same command goes on.", flush=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("REPRODUCE_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
+    targets: list[str] = arguments.targets
+    if targets == ["list"]:
+        for name in names():
+            print(f"{name:<12}{claim(name)}")
+        return 0
+    comparing = targets[0] == "compare"
+    if comparing:
+        targets = targets[1:] or ["all"]
+    chosen = names() if targets == ["all"] else targets
+    for name in chosen:
+        _check_name(name)
+    _check_numbers(arguments)
+    if comparing:
+        return max((_compare_stored(name, arguments) for name in chosen), default=0)
+    return max(_reproduce(name, arguments, argv) for name in chosen)
+
+
+def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Run one experiment, draw its figure and print its comparison; 1 if a training failed."""
+    from reproduce import plotting, records
+
+    module = importlib.import_module(f"reproduce.experiments.{name}")
+    ctx = _context(module, arguments, argv)
+    path = ctx.csv(name)
+    if arguments.report_only:
+        rows = records.read(path)
+    else:
+        print(_headline(name, module, ctx), flush=True)
+        rows = module.run(ctx)
+    plotting.save(module.plot(rows), path.with_suffix(""))
+    _print_comparison(name, rows)
+    print(f"Rows: {path}   Figure: {path.with_suffix('.png')}, .svg")
+    return int(any(row.status != "ok" for row in rows))
+
+
+def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str]) -> "Context":
+    import torch
+
+    from reproduce.context import Context
+
+    has_gpu = torch.cuda.is_available()
+    device = arguments.device or ("cuda" if has_gpu else "cpu")
+    if device == "cuda" and not has_gpu:
+        raise UsageError("--device cuda was asked for, but torch sees no GPU. Use --device cpu.")
+    profile = arguments.profile or ("paper" if device == "cuda" else "quick")
+    seeds = arguments.seeds or module.PROFILES[profile].seeds
+    runs = os.environ.get("REPRODUCE_RUNS")
+    return Context(
+        profile=profile,
+        device=device,
+        device_text=torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        seeds=tuple(range(seeds)),
+        changes=_changes(arguments),
+        out=arguments.out,
+        runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
+        data_root=arguments.data_root,
+        command=("reproduce", *argv),
+    )
+
+
+def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
+    minutes = module.PROFILES[ctx.profile].minutes
+    seeds = len(ctx.seeds)
+    if minutes is None or ctx.device != "cpu" or "trainer.max_epochs" in ctx.changes:
+        time = "time not measured for this set-up"
+    else:
+        time = f"about {minutes * seeds:g} min on two CPU cores"
+    return f"{name}: profile {ctx.profile}, {ctx.device_text}, {seeds} seed(s), {time}"
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if arguments.epochs is not None:
+        changes = {"trainer.max_epochs": arguments.epochs, "trainer.limit_train_batches": 1.0}
+    if arguments.set:
+        import yaml
+
+        for assignment in arguments.set:
+            key, equals, value = assignment.partition("=")
+            if not (key and equals):
+                raise UsageError(f"--set {assignment!r}: give KEY=VALUE, as model.stem=conv.")
+            if key.split(".")[0] not in ("model", "data", "trainer"):
+                raise UsageError(f"--set {key}: keys begin with model, data or trainer.")
+            changes[key] = _scalar(value) if _scalar(value) is not None else yaml.safe_load(value)
+    return changes
+
+
+def _scalar(text: str) -> float | int | None:
+    """YAML 1.1 reads 1e-4 as text; a command line means the number."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _compare_stored(name: str, arguments: argparse.Namespace) -> int:
+    """Print the comparison of what lies in the results folder, newest profile first."""
+    from reproduce import records
+
+    folder = arguments.out / name
+    profiles = (arguments.profile,) if arguments.profile else reversed(PROFILES)
+    stored = [folder / f"{p}.csv" for p in profiles if (folder / f"{p}.csv").exists()]
+    rows = records.read(stored[0]) if stored else []
+    print(f"{name}: {stored[0] if stored else f'no rows in {folder}'}")
+    _print_comparison(name, rows)
+    return 0
+
+
+def _print_comparison(name: str, rows: "list[Record]") -> None:
+    from reproduce import compare
+
+    print(compare.render(compare.comparison(rows, _shipped(name), name)))
+
+
+def _shipped(name: str) -> "list[Record]":
+    from reproduce import records
+
+    files = sorted((SHIPPED / name).glob("*.csv"))
+    return [row for path in files for row in records.read(path)]
+
+
+def _check_name(name: str) -> None:
+    known = [*names(), *VERBS]
+    if name not in names():
+        near = difflib.get_close_matches(name, known, n=3) or known
+        raise UsageError(f"Unknown target {name!r}. Did you mean {', '.join(near)}?")
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    for flag in ("seeds", "epochs"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} {value}: give 1 or more.")
+
+
+def _refuse_ranks() -> None:
+    """Inside a distributed job every rank would run the whole command and write the results."""
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if os.environ.get(variable, "0") not in ("", "0") or (
+            int(os.environ.get("WORLD_SIZE") or 1) > 1
+        ):
+            raise UsageError(
+                f"This is a rank of a distributed job ({variable} or WORLD_SIZE is set). Start "
+                "python -m reproduce once; it starts its trainings itself."
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

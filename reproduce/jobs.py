@@ -1,0 +1,202 @@
+"""One training as a job: a child process, found again when finished, resumed when broken."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from reproduce.records import Status
+
+BAD_COMMAND_LINE = 2
+# Where a run is kept or how fast it goes, not what it computes.
+_NOT_IDENTITY = (("trainer", "default_root_dir"), ("data", "init_args", "root"))
+
+
+class BadSettings(ValueError):
+    """A training refused its settings before it started."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of one row with one seed.
+
+    Args:
+        experiment: Name of the table or figure.
+        row: The row that the training is for.
+        config: File name of a LightningCLI configuration in ``reproduce/configs``.
+        overrides: Values by dotted key, such as ``model.solver.rtol``; later than the file.
+        seed: Seeds the weights, the order of the data and its augmentation.
+        protocol: The experiment's version; a higher one finds none of the earlier runs.
+    """
+
+    experiment: str
+    row: str
+    config: str
+    overrides: dict[str, Any]
+    seed: int
+    protocol: int
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with all overrides and the seed."""
+        text = (resources.files("reproduce") / "configs" / self.config).read_text()
+        config = yaml.safe_load(text)
+        for key, value in self.overrides.items():
+            _set(config, _full_key(key), value)
+        config["seed_everything"] = self.seed
+        return config
+
+    @cached_property
+    def run(self) -> str:
+        """Twelve hexadecimal digits that name this run: configuration, seed and protocol."""
+        config = json.loads(json.dumps(self.resolved))
+        for path in _NOT_IDENTITY:
+            _drop(config, path)
+        text = json.dumps({"config": config, "protocol": self.protocol}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def folder(self, runs: Path) -> Path:
+        """Where the run keeps its log, metrics, checkpoint and summary."""
+        return runs / self.experiment / f"{self.row}-seed{self.seed}-{self.run}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job; metrics and costs are empty unless the status is ``ok``."""
+
+    job: Job
+    status: Status
+    hint: str = ""
+    found: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
+
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+def run(job: Job, runs: Path, watch: Watch) -> Result:
+    """Train in a child process, unless the same run is finished already.
+
+    Args:
+        job: What to train.
+        runs: Root of all run folders.
+        watch: Called about once a second with the latest content of the run's progress file.
+
+    Returns:
+        The result; a training that failed is a result with its status, not an exception.
+
+    Raises:
+        BadSettings: If the configuration was refused; nothing has been trained then.
+    """
+    folder = job.folder(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        summary = _summary(folder)
+        if summary.get("status") == "ok":
+            return Result(job, found=True, **summary)
+        for stale in ("summary.json", "progress.json"):
+            (folder / stale).unlink(missing_ok=True)
+        return _result(job, folder, _train(job, folder, watch))
+
+
+def _train(job: Job, folder: Path, watch: Watch) -> int:
+    config = json.loads(json.dumps(job.resolved))
+    _set(config, "trainer.default_root_dir", str(folder))
+    (folder / "job.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [
+        sys.executable,
+        "-m",
+        "reproduce.train",
+        "run",
+        "--config",
+        str(folder / "job.yaml"),
+    ]
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        command += ["--ckpt_path", str(checkpoint)]
+    with (folder / "log.txt").open("a") as log, _child(command, log) as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            watch(_read_json(folder / "progress.json"))
+    return process.returncode
+
+
+@contextmanager
+def _child(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that does not outlive this block, however the block is left."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _result(job: Job, folder: Path, code: int) -> Result:
+    summary = _summary(folder)
+    if summary and (code == 0 or summary["status"] != "ok"):
+        return Result(job, **summary)
+    lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "no output"
+    if code == BAD_COMMAND_LINE:
+        raise BadSettings(f"{job.experiment}, row {job.row}: {last}")
+    if code < 0:
+        return Result(job, "killed", f"ended by signal {-code}; the next call resumes it")
+    return Result(job, "error", last)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / "summary.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _full_key(key: str) -> str:
+    """``model.solver.rtol`` stands for ``model.init_args.solver.rtol``, as on the command line."""
+    head, _, rest = key.partition(".")
+    if head in ("model", "data") and rest.split(".")[0] not in ("class_path", "init_args"):
+        return f"{head}.init_args.{rest}"
+    return key
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = config.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise BadSettings(f"{key} cannot be set: {parent} is {inner!r}, which has no parts.")
+        config = inner
+    config[last] = value
+
+
+def _drop(config: dict[str, Any], path: tuple[str, ...]) -> None:
+    for parent in path[:-1]:
+        config = config.get(parent, {})
+    config.pop(path[-1], None)

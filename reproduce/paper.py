@@ -1,0 +1,176 @@
+"""The published numbers, read from ``paper.toml``, the only file that holds any."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, get_args
+
+Better = Literal["lower", "higher"]
+
+REQUIRED_OF_ALL = ("value", "where")
+REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance")
+OPTIONAL = ("rows", "note")
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """One number, or one order of growth, as the paper prints it.
+
+    Args:
+        experiment: Name of the experiment that re-runs it, such as ``table1``.
+        row: The paper's row.
+        metric: What is measured, such as ``test_error``.
+        value: The published number in ``unit``, or text such as ``O(L)``.
+        unit: Unit of ``value``; empty for text.
+        where: The place in the paper.
+        better: Direction of improvement; ``None`` for text.
+        tolerance: Largest distance that counts as the same; ``None`` for text.
+        rows: Rows of ours that are compared with it.
+        note: What to know before comparing; empty where nothing is.
+    """
+
+    experiment: str
+    row: str
+    metric: str
+    value: float | str
+    unit: str
+    where: str
+    better: Better | None
+    tolerance: float | None
+    rows: tuple[str, ...]
+    note: str
+
+
+def numbers(experiment: str) -> tuple[PaperNumber, ...]:
+    """Return what the paper prints for an experiment, in the paper's order.
+
+    Args:
+        experiment: Name of the experiment; one that the paper does not print has no numbers.
+    """
+    return tuple(number for number in _published() if number.experiment == experiment)
+
+
+def number(experiment: str, row: str, metric: str) -> PaperNumber:
+    """Return the published number that one of our rows is compared with.
+
+    Args:
+        experiment: Name of the experiment.
+        row: Name of *our* row; several of ours may share one number of the paper.
+        metric: Name of the metric.
+
+    Raises:
+        LookupError: If the paper prints none.
+    """
+    for published in numbers(experiment):
+        if published.metric == metric and row in published.rows:
+            return published
+    raise LookupError(f"The paper prints no {metric} for the row {row!r} of {experiment}.")
+
+
+@cache
+def _published() -> tuple[PaperNumber, ...]:
+    """Parse the packaged ``paper.toml`` once."""
+    text = resources.files("reproduce").joinpath("paper.toml").read_text(encoding="utf-8")
+    return parse(text)
+
+
+def parse(text: str) -> tuple[PaperNumber, ...]:
+    """Read published numbers from TOML tables named ``[experiment.row.metric]``.
+
+    Args:
+        text: The content of a file shaped like ``paper.toml``.
+
+    Returns:
+        The numbers in the order of the file.
+
+    Raises:
+        ValueError: If a key is unknown, missing or of the wrong kind, or if two numbers claim the
+            same row of ours; the message names the table and the key.
+    """
+    parsed = tuple(
+        _paper_number(experiment, row, metric, entry)
+        for experiment, rows in tomllib.loads(text).items()
+        for row, metrics in _table(experiment, rows).items()
+        for metric, entry in _table(f"{experiment}.{row}", metrics).items()
+    )
+    _refuse_shared_rows(parsed)
+    return parsed
+
+
+def _paper_number(experiment: str, row: str, metric: str, entry: object) -> PaperNumber:
+    """Build one number after checking every key of its table."""
+    name = f"{experiment}.{row}.{metric}"
+    table = _table(name, entry)
+    is_text = isinstance(table.get("value"), str)
+    _check_keys(name, table, is_text)
+    rows = table.get("rows", [row])
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"[{name}] rows must list at least one row of ours, got {rows!r}.")
+    if not is_text and table["better"] not in get_args(Better):
+        raise ValueError(
+            f"[{name}] better is {table['better']!r}. Choose one of {', '.join(get_args(Better))}."
+        )
+    return PaperNumber(
+        experiment=experiment,
+        row=row,
+        metric=metric,
+        value=table["value"] if is_text else _number(name, "value", table["value"]),
+        unit="" if is_text else _text(name, "unit", table["unit"]),
+        where=_text(name, "where", table["where"]),
+        better=None if is_text else table["better"],
+        tolerance=None if is_text else _number(name, "tolerance", table["tolerance"], least=0.0),
+        rows=tuple(_text(name, "rows", item) for item in rows),
+        note=_text(name, "note", table.get("note", "")),
+    )
+
+
+def _check_keys(name: str, table: Mapping[str, Any], is_text: bool) -> None:
+    """Refuse missing and unknown keys; text has no unit, direction or tolerance."""
+    required = REQUIRED_OF_ALL + (() if is_text else REQUIRED_OF_NUMBERS)
+    missing = [key for key in required if key not in table]
+    if missing:
+        raise ValueError(f"[{name}] in paper.toml lacks {', '.join(missing)}.")
+    unknown = sorted(set(table) - {*required, *OPTIONAL})
+    if unknown:
+        raise ValueError(
+            f"[{name}] in paper.toml has unknown {', '.join(unknown)}. "
+            f"It may have {', '.join((*required, *OPTIONAL))}."
+        )
+
+
+def _refuse_shared_rows(parsed: tuple[PaperNumber, ...]) -> None:
+    """Refuse two published numbers for the same row and metric of ours."""
+    owners: dict[tuple[str, str, str], PaperNumber] = {}
+    for number in parsed:
+        for row in number.rows:
+            other = owners.setdefault((number.experiment, row, number.metric), number)
+            if other is not number:
+                raise ValueError(
+                    f"Our row {row!r} is given two values of {number.metric} in "
+                    f"{number.experiment}: by {other.row!r} and by {number.row!r}."
+                )
+
+
+def _table(name: str, entry: object) -> Mapping[str, Any]:
+    """Return a TOML table, refusing a bare value in its place."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"[{name}] in paper.toml is {entry!r}, not a table.")
+    return entry
+
+
+def _text(name: str, key: str, value: object) -> str:
+    """Return text as it is."""
+    if not isinstance(value, str):
+        raise ValueError(f"[{name}] {key} must be text, got {value!r}.")
+    return value
+
+
+def _number(name: str, key: str, value: object, least: float = float("-inf")) -> float:
+    """Return a number that is no smaller than ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise ValueError(f"[{name}] {key} must be a number of at least {least}, got {value!r}.")
+    return float(value)

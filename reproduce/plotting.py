@@ -1,0 +1,167 @@
+"""One look for every figure: one colour and one marker per method, PNG and SVG.
+
+Figures are made without pyplot, so no window opens, no global state changes and Agg draws them
+whatever backend the user's own session has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+from zlib import crc32
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "mlp": "1-layer MLP",
+    "mlp_deskewed": "1-layer MLP (deskewed)",
+    "resnet": "ResNet",
+    "rknet": "RK-Net",
+    "odenet": "ODE-Net",
+}
+
+# Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky_blue": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
+LOOKS = {
+    "mlp": ("black", "x"),
+    "mlp_deskewed": ("purple", "P"),
+    "resnet": ("blue", "s"),
+    "rknet": ("orange", "^"),
+    "odenet": ("vermillion", "o"),
+}
+FREE_COLOURS = ("sky_blue", "green")
+# The published value, hollow and grey so that it hides none of ours.
+PAPER_STYLE: dict[str, Any] = {
+    "color": "#555555",
+    "marker": "D",
+    "markersize": 11,
+    "markerfacecolor": "none",
+    "linestyle": "none",
+    "label": "paper",
+}
+FREE_MARKERS = ("v", "<", ">", "*", "h", "X")
+
+STYLE: dict[str, Any] = {
+    "font.size": 14,
+    "axes.titlesize": 16,
+    "axes.labelsize": 14,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "legend.fontsize": 12,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "figure.facecolor": "white",
+    "svg.hashsalt": "reproduce",  # otherwise every file has new random ids
+}
+DPI = 200
+
+
+class MethodStyle(TypedDict):
+    """Keyword arguments for ``Axes.plot`` and ``Axes.scatter``."""
+
+    color: str
+    marker: str
+    label: str
+
+
+def method_style(row: str) -> MethodStyle:
+    """Return the colour, the marker and the name of a method, the same in every figure.
+
+    Args:
+        row: Row of a table. A row unknown here, such as a user's own model, gets one of the
+            colours and markers that no known row has, chosen by its name.
+    """
+    number = crc32(row.encode())
+    free = (
+        FREE_COLOURS[number % len(FREE_COLOURS)],
+        FREE_MARKERS[number // len(FREE_COLOURS) % len(FREE_MARKERS)],
+    )
+    colour, marker = LOOKS.get(row, free)
+    return {"color": OKABE_ITO[colour], "marker": marker, "label": NAMES.get(row, row)}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the look within the block and leave the user's settings alone outside."""
+    from matplotlib import style as styles
+
+    # From the defaults on, so that a user's matplotlibrc changes nothing in a shipped figure.
+    with styles.context(["default", STYLE]):
+        yield
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0, 4.5), **options: Any
+) -> tuple[Figure, Any]:
+    """Return an empty figure and its axes; draw within `style`, so that lines have the look too.
+
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        size: Width and height of one axes in inches.
+        options: What ``Figure.subplots`` takes, such as ``sharey`` or ``width_ratios``.
+
+    Returns:
+        The figure, and one axes or an array of them as ``pyplot.subplots`` returns it.
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        return drawn, drawn.subplots(rows, columns, **options)
+
+
+def legend(axes: Axes) -> None:
+    """Name each method once, above the axes, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    if once:
+        axes.legend(once.values(), once.keys(), loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+
+
+def save(fig: Figure, path_without_suffix: Path) -> tuple[Path, Path]:
+    """Write a figure as PNG and SVG, each in one step; equal figures give equal files.
+
+    Args:
+        fig: The figure.
+        path_without_suffix: Where; ``.png`` and ``.svg`` are added to the name.
+
+    Returns:
+        The two files.
+    """
+    base = Path(path_without_suffix)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    png = _save(fig, base.with_name(f"{base.name}.png"), {"Software": None})
+    svg = _save(fig, base.with_name(f"{base.name}.svg"), {"Date": None, "Creator": None})
+    return png, svg
+
+
+def _save(fig: Figure, path: Path, metadata: dict[str, None]) -> Path:
+    """Write one file without the metadata that would change from run to run."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with style():
+            fig.savefig(scratch, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,274 @@
+"""Measured values as tidy rows: one per run and metric, kept in one CSV per profile.
+
+Numbers are written in full precision and never as formatted text, so that reading a file back
+gives the same bits, and everything that is drawn or judged later can be redone from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured value, or the place of one that a failed run did not yield.
+
+    Args:
+        experiment: Name of the experiment.
+        row: Row of its table.
+        metric: What was measured.
+        value: The number; NaN exactly when the run failed.
+        unit: Unit of ``value``.
+        seed: Seed of the run.
+        profile: Profile of the run (``smoke``, ``quick``, ``short`` or ``paper``).
+        protocol: Protocol version of the experiment; rows of different versions do not compare.
+        budget: What was trained, such as ``0.64 of an epoch, batch 128``.
+        overrides: Settings changed with ``--set``; empty if none.
+        device: Where it ran, such as ``cpu, 2 threads``.
+        run: Identity of the run, 12 hexadecimal digits.
+        status: ``ok``, or how the run failed.
+        hint: What to change after a failure; empty otherwise.
+
+    Raises:
+        ValueError: If the status is unknown, if value and status disagree, or if the run is not
+            an identity.
+    """
+
+    experiment: str
+    row: str
+    metric: str
+    value: float
+    unit: str
+    seed: int
+    profile: str
+    protocol: int
+    budget: str
+    overrides: str
+    device: str
+    run: str
+    status: Status = "ok"
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        value = int(self.value) if isinstance(self.value, Integral) else float(self.value)
+        object.__setattr__(self, "value", value)  # NumPy's and torch's scalars become plain
+        if self.status not in get_args(Status):
+            choices = ", ".join(get_args(Status))
+            raise ValueError(f"Unknown status {self.status!r}. Choose one of {choices}.")
+        if math.isnan(value) == (self.status == "ok"):
+            raise ValueError(f"The value {value} does not go with status {self.status!r}.")
+        if not re.fullmatch("[0-9a-f]{12}", self.run):
+            raise ValueError(f"The run {self.run!r} is not 12 hexadecimal digits.")
+
+
+COLUMNS = tuple(field.name for field in fields(Record))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over the runs of a row that share profile, protocol and overrides.
+
+    Args:
+        row, profile, protocol, overrides, unit: As in the records.
+        n_ok, n_failed: Number of runs that gave a value, and that gave none.
+        mean, min, max: Of the values; NaN without any.
+        sd: Sample standard deviation (n - 1); NaN for fewer than two values.
+        failures: Each status that a failed run ended with, and how many did.
+    """
+
+    row: str
+    profile: str
+    protocol: int
+    overrides: str
+    unit: str
+    n_ok: int
+    n_failed: int
+    mean: float
+    sd: float
+    min: float
+    max: float
+    failures: tuple[tuple[str, int], ...]
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add records to a CSV, all of them or none, while no other process does.
+
+    A seed of a row, under one profile and set of overrides, has one run: what an earlier run left
+    there gives way to a new one, as do the failed rows of the same run.
+
+    Args:
+        path: The CSV; it and its folder are created if need be.
+        records: The rows to add.
+
+    Raises:
+        ValueError: If the file that is there is malformed; it is left as it is.
+        OSError: If the folder cannot be written to; the message says how to choose another.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            _write(path, merge(read(path) if path.exists() else [], records))
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"Cannot write {path.name} in the folder {path.parent}: {reason}. "
+            "Choose another folder with --out."
+        ) from error
+
+
+def merge(earlier: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """Return earlier and new records as `append` keeps them, in the order of the file."""
+    new = list(new)
+    renewed = {_place(record): record.run for record in new}
+    kept = [
+        r
+        for r in earlier
+        if _place(r) not in renewed or (renewed[_place(r)] == r.run and r.status == "ok")
+    ]
+    merged = {(*_place(record), record.metric): record for record in [*kept, *new]}
+    return sorted(merged.values(), key=_order)
+
+
+def read(path: Path) -> list[Record]:
+    """Read the records of a CSV.
+
+    Args:
+        path: A file that `append` wrote.
+
+    Raises:
+        ValueError: If the file is malformed; the message names it and the line.
+        FileNotFoundError: If there is none.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            if tuple(next(rows, ())) != COLUMNS:
+                raise ValueError(f"the columns are not {','.join(COLUMNS)}")
+            return [_record(cells) for cells in rows]
+        except (ValueError, csv.Error) as error:
+            line = max(rows.line_num, 1)
+            raise ValueError(f"{path}, line {line}: {error}") from error
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the records as a table with one column per field."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [getattr(r, name) for r in records] for name in COLUMNS})
+
+
+def summary(records: Iterable[Record], metric: str) -> list[Summary]:
+    """Summarise one metric for each row, profile, protocol and set of overrides.
+
+    A run that failed counts as failed for every metric that it gave no value of, whichever
+    metric its failed row names.
+
+    Args:
+        records: Records of one experiment.
+        metric: The metric.
+
+    Returns:
+        One summary for each group that has a value or a failure, in the order of the records.
+    """
+    groups: dict[tuple[str, str, int, str], list[Record]] = {}
+    for record in records:
+        key = (record.row, record.profile, record.protocol, record.overrides)
+        if record.metric == metric or record.status != "ok":
+            groups.setdefault(key, []).append(record)
+    return [_summary(members, metric) for members in groups.values()]
+
+
+def _summary(members: Sequence[Record], metric: str) -> Summary:
+    """Summarise one group."""
+    given = {_run_key(r): r for r in members if r.metric == metric and r.status == "ok"}
+    failed = {_run_key(r): r.status for r in members if _run_key(r) not in given}
+    values = [record.value for record in given.values()]
+    mean = math.fsum(values) / len(values) if values else math.nan
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    first = members[0]
+    return Summary(
+        row=first.row,
+        profile=first.profile,
+        protocol=first.protocol,
+        overrides=first.overrides,
+        unit=next((r.unit for r in members if r.metric == metric), ""),
+        n_ok=len(values),
+        n_failed=len(failed),
+        mean=mean,
+        sd=math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else math.nan,
+        min=min(values, default=math.nan),
+        max=max(values, default=math.nan),
+        failures=tuple(sorted(Counter(failed.values()).items())),
+    )
+
+
+def _run_key(record: Record) -> tuple[str, str, int, str]:
+    """Return what tells the run of a record from other runs in its file."""
+    return record.experiment, record.row, record.seed, record.run
+
+
+def _place(record: Record) -> tuple[str, str, str, str, int]:
+    """Return what only one run may hold: otherwise one seed would count twice."""
+    return record.experiment, record.row, record.profile, record.overrides, record.seed
+
+
+def _order(record: Record) -> tuple[str | int, ...]:
+    """Return the place of a record in its file, the same in whatever order records came."""
+    group = (record.experiment, record.row, record.profile, record.protocol, record.overrides)
+    return (*group, record.seed, record.metric, record.run)
+
+
+def _record(cells: Sequence[str]) -> Record:
+    """Build a record from the cells of one line."""
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"{len(cells)} cells instead of {len(COLUMNS)}")
+    named: dict[str, str | int | float] = dict(zip(COLUMNS, cells, strict=True))
+    for name, kind in (("value", _parse_value), ("seed", int), ("protocol", int)):
+        try:
+            named[name] = kind(str(named[name]))
+        except ValueError:
+            raise ValueError(f"{name} is {named[name]!r}, which is not a number") from None
+    return Record(**named)  # type: ignore[arg-type]
+
+
+def _parse_value(text: str) -> float:
+    """Parse a value so that whole numbers stay exact, however large."""
+    return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
+
+
+def _write(path: Path, records: Iterable[Record]) -> None:
+    """Replace the file in one step, so that no reader ever meets half of it."""
+    lines = [",".join(COLUMNS)]
+    lines += [",".join(_cell(getattr(record, name)) for name in COLUMNS) for record in records]
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(scratch, "w", encoding="utf-8", newline="") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _cell(value: str | int | float) -> str:
+    """Write one cell; `csv.writer` leaves a lone carriage return unquoted before Python 3.13."""
+    text = value if isinstance(value, str) else repr(value)
+    return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text

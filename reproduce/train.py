@@ -1,0 +1,199 @@
+"""Trains one model: ``python -m reproduce.train fit|test|run --config FILE [--key value …]``.
+
+A LightningCLI and nothing else. ``run`` fits and then tests the final weights in one process, on
+one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, ``progress.json``,
+``summary.json`` and ``checkpoints/last.ckpt`` in ``--trainer.default_root_dir``.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+
+import datamodules
+from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
+from lightning_modules.solvers import SolverFailed
+
+FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
+
+
+class SuiteTrainer(pl.Trainer):
+    """A Trainer that can fit and then test in one process."""
+
+    def run(
+        self,
+        model: pl.LightningModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Fit, then test the final weights on one device.
+
+        Args:
+            model: The model.
+            datamodule: Its data.
+            ckpt_path: Checkpoint to resume from; None starts anew.
+        """
+        root = Path(self.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "summary.json").unlink(missing_ok=True)
+        try:
+            self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+            tester = _single_device_trainer(self)
+            if tester is None:
+                return
+            tester.test(model, datamodule=datamodule, verbose=False)
+        except Exception as error:
+            if self.is_global_zero:
+                _write_summary(root, status=_kind(error), hint=_first_line(error))
+            raise
+        _write_summary(
+            root,
+            status="ok",
+            metrics={name: float(value) for name, value in tester.callback_metrics.items()},
+            cost=_cost(self).summary(),
+            parameters=sum(p.numel() for p in model.parameters()),
+        )
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with ``run`` and with the suite's logger and callbacks."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer what the models have steps for."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+            "run": {"model", "datamodule"},
+        }
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a value that a class refuses is a bad command line."""
+        # torch lets convolutions round to TF32 by default, which would be another experiment.
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Log to CSV and keep the last checkpoint, both in ``default_root_dir``."""
+        given = self._get(self.config_init, "trainer")
+        root = str(given["default_root_dir"] or Path.cwd() / "runs")
+        kwargs.setdefault("default_root_dir", root)
+        Path(root).mkdir(parents=True, exist_ok=True)
+        if given["logger"] is None:
+            _keep_metrics(Path(root))
+            kwargs["logger"] = CSVLogger(root, name="", version="")
+        own: list[pl.Callback] = [RunCost(), DivergenceGuard(), Progress(f"{root}/progress.json")]
+        if given["enable_checkpointing"] is not False:
+            folder = f"{root}/checkpoints"
+            own.append(ModelCheckpoint(folder, save_top_k=0, save_last=True))
+        if not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False
+        kwargs["callbacks"] = [*(given["callbacks"] or []), *own]
+        return super().instantiate_trainer(**kwargs)
+
+
+def _keep_metrics(root: Path) -> None:
+    """Rename the metrics of an earlier part of a resumed run: CSVLogger would delete them."""
+    current = root / "metrics.csv"
+    if current.exists():
+        parts = len(list(root.glob("metrics.*.csv")))
+        current.rename(root / f"metrics.{parts + 1}.csv")
+
+
+def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
+    """Return the trainer that tests, or None on every rank but the first.
+
+    A distributed sampler repeats images to fill the last batch, so the group of processes is
+    dissolved and its first rank tests alone.
+    """
+    if trainer.world_size == 1:
+        return trainer
+    callbacks = [c for c in _callbacks(trainer) if isinstance(c, RunCost | Progress)]
+    first, logger = trainer.is_global_zero, trainer.logger or False
+    accelerator = "gpu" if trainer.strategy.root_device.type == "cuda" else "cpu"
+    limit = trainer.limit_test_batches
+    root = trainer.default_root_dir
+    trainer.strategy.barrier()
+    torch.distributed.destroy_process_group()
+    if not first:
+        return None
+    for variable in ("WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "RANK"):
+        os.environ.pop(variable, None)
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        logger=logger,
+        callbacks=list(callbacks),
+        limit_test_batches=limit,
+        default_root_dir=root,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+
+
+def _cost(trainer: pl.Trainer) -> RunCost:
+    return next(c for c in _callbacks(trainer) if isinstance(c, RunCost))
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, SolverFailed):
+        return "solver_failed"
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out_of_memory"
+    return "error"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _write_summary(root: Path, **content: Any) -> None:
+    partial = root / "summary.partial"
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, root / "summary.json")
+
+
+def main() -> int:
+    """Run the command line and return its exit status."""
+    try:
+        SuiteCLI(
+            trainer_class=SuiteTrainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+        )
+    except (SolverFailed, Diverged, datamodules.DataUnavailable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, SolverFailed):
+            print("The settings named are flags: --model.solver.rtol and so on.", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The classifier under a real Trainer: what is logged, what is tested, what a checkpoint holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules import ImageClassifier
+from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.solvers import SolverSettings
+
+TINY: dict[str, Any] = {"body": "ode", "stem": "conv", "width": 8, "groups": 4}
+
+
+class Batches:
+    """A few fixed batches; a plain iterable, as the suite's loaders are."""
+
+    def __init__(self, count: int, size: int = 4) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.batches = [
+            (
+                torch.rand(size, 1, 28, 28, generator=generator),
+                torch.randint(10, (size,), generator=generator),
+            )
+            for _ in range(count)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+def _trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=settings.pop("logger", False),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 1, "enable_checkpointing": False, "log_every_n_steps": 1, **settings},
+    )
+
+
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+def test_evaluations_are_counted_forward_and_backward_training_and_testing_apart(
+    tmp_path: Path, gradient: str
+) -> None:
+    cost = RunCost()
+    solver = SolverSettings(method="rk4_38", step_size=0.5, gradient=gradient)  # type: ignore[arg-type]
+    model = ImageClassifier(**TINY, solver=solver)
+    trainer = _trainer(tmp_path, cost)
+    trainer.fit(model, Batches(3))
+    assert trainer.callback_metrics["train/nfe_forward"] == 8
+    backward = trainer.callback_metrics["train/nfe_backward"]
+    assert backward == (8 if gradient == "adjoint" else 0)
+    trainer.test(model, Batches(2), verbose=False)
+    summary = cost.summary()
+    assert summary["train_batches"] == 3
+    assert summary["train_nfe_forward"] == 8
+    assert summary["train_nfe_backward"] == backward
+    assert summary["test_nfe_forward"] == 8
+    assert summary["train_seconds"] > 0
+    assert summary["peak_memory"] > 50
+
+
+def test_the_test_error_counts_every_image_once(tmp_path: Path) -> None:
+    model = ImageClassifier(body="mlp", hidden=5)
+    data = Batches(3, size=7)
+    metrics = _trainer(tmp_path).test(model, data, verbose=False)[0]
+    with torch.no_grad():
+        wrong = sum(int((model(x).argmax(1) != y).sum()) for x, y in data)
+    assert metrics["test/images"] == 21
+    assert metrics["test/wrong"] == wrong
+    assert metrics["test/error"] == pytest.approx(100 * wrong / 21)
+
+
+def test_a_checkpoint_made_from_python_loads_with_weights_only(tmp_path: Path) -> None:
+    given = {
+        **TINY,
+        "solver": SolverSettings(rtol=0.25, gradient="adjoint"),
+        "optimizer": OptimizerSettings("adam", lr=0.5),
+        "schedule": ScheduleSettings("steps", [1, 2]),
+    }
+    model = ImageClassifier(**given)
+    trainer = _trainer(tmp_path, max_steps=1)
+    trainer.fit(model, Batches(1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["solver"]["rtol"] == 0.25
+    loaded = ImageClassifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded.hparams == model.hparams
+    assert loaded.net[1].solver == given["solver"]
+    assert loaded.optimizer_settings == given["optimizer"]
+    assert loaded.schedule_settings == given["schedule"]
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_steps_schedule_multiplies_the_rate_at_its_epochs(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    schedule = ScheduleSettings("steps", milestones=[1, 3], gamma=0.1)
+    model = ImageClassifier(body="mlp", hidden=2, schedule=schedule)
+    _trainer(tmp_path, Watch(), max_epochs=4).fit(model, Batches(1))
+    assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_one_cycle_peaks_at_the_rate_and_ends_near_nothing_after_the_last_update(
+    tmp_path: Path,
+) -> None:
+    rates: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    model = ImageClassifier(body="mlp", hidden=2, schedule=ScheduleSettings("one_cycle"))
+    _trainer(tmp_path, Watch(), max_epochs=2).fit(model, Batches(10))
+    assert len(rates) == 20
+    assert max(rates) == pytest.approx(0.1, rel=0.05)
+    assert rates[0] == pytest.approx(0.1 / 25)
+    assert rates[-1] < 1e-5
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    model = ImageClassifier(body="mlp", hidden=2)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"optimizer\.lr"):
+        _trainer(tmp_path, DivergenceGuard()).fit(model, Batches(1))
+
+
+def test_progress_tells_updates_evaluations_and_time_left(tmp_path: Path) -> None:
+    model = ImageClassifier(**TINY, solver=SolverSettings(method="euler", gradient="adjoint"))
+    _trainer(tmp_path, RunCost(), Progress(str(tmp_path / "p.json"))).fit(model, Batches(2))
+    state = json.loads((tmp_path / "p.json").read_text())
+    assert (state["done"], state["total"], state["phase"]) == (2, 2, "train")
+    assert state["nfe_forward"] == 1
+    assert state["nfe_backward"] == 1
+    assert state["seconds_left"] == 0
+
+
+def test_a_resumed_training_counts_its_cost_from_the_beginning(tmp_path: Path) -> None:
+    model = ImageClassifier(**TINY, solver=SolverSettings(method="euler"))
+    first = _trainer(tmp_path, RunCost(), max_epochs=1)
+    first.fit(model, Batches(2))
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    cost = RunCost()
+    second = _trainer(tmp_path, cost, max_epochs=3)
+    second.fit(model, Batches(2), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert cost.summary()["train_batches"] == 6
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.0}, {"lr": -1.0}, {"momentum": 1.0}])
+def test_an_optimizer_refuses_constants_it_cannot_use(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="give a number"):
+        OptimizerSettings(**settings)  # type: ignore[arg-type]

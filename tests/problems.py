@@ -1,0 +1,59 @@
+"""Initial value problems with closed-form solutions, by name, in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An initial value problem and its solution.
+
+    Args:
+        name: Shown by pytest.
+        field: The right-hand side f(t, y).
+        y0: State at time 0.
+        solution: Returns the state at one time.
+        end: A time well inside the interval where the solution exists, on both sides of 0.
+    """
+
+    name: str
+    field: Callable[[Tensor, Tensor], Tensor]
+    y0: Tensor
+    solution: Callable[[Tensor], Tensor]
+    end: float = 1.0
+
+    def __str__(self) -> str:
+        return self.name
+
+    def times(self, count: int, direction: int = 1) -> Tensor:
+        """Return ``count`` times from 0 to ``direction * end``."""
+        return torch.linspace(0, direction * self.end, count, dtype=torch.float64)
+
+    def at(self, times: Tensor) -> Tensor:
+        """Return the states at ``times``, ``(time, *y0.shape)``."""
+        return torch.stack([self.solution(t) for t in times])
+
+
+_ROTATION = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+_START = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
+_POPULATION = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+
+
+def _logistic(t: Tensor) -> Tensor:
+    grown = _POPULATION * torch.exp(t)
+    return grown / (1 - _POPULATION + grown)
+
+
+def _rotated(t: Tensor) -> Tensor:
+    return _START @ torch.linalg.matrix_exp(t * _ROTATION).T
+
+
+PROBLEMS = (
+    Problem("decay", lambda t, y: -y, _START, lambda t: _START * torch.exp(-t)),
+    Problem("rotation", lambda t, y: y @ _ROTATION.T, _START, _rotated, end=2.0),
+    Problem("logistic", lambda t, y: y * (1 - y), _POPULATION, _logistic),
+    Problem("time_dependent", lambda t, y: t * y, _START, lambda t: _START * torch.exp(t**2 / 2)),
+)

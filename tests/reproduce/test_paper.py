@@ -1,0 +1,114 @@
+import pytest
+
+from reproduce import paper
+
+ENTRY = """
+[table9.net.error]
+value = 1.5
+unit = "%"
+where = "Table 9"
+better = "lower"
+tolerance = 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "parameters"),
+    [
+        ("mlp", 1.60, 240_000),
+        ("mlp_deskewed", 1.60, 240_000),
+        ("resnet", 0.41, 600_000),
+        ("rknet", 0.47, 220_000),
+        ("odenet", 0.42, 220_000),
+    ],
+)
+def test_every_row_of_table_1_has_the_papers_numbers(
+    row: str, error: float, parameters: int
+) -> None:
+    assert paper.number("table1", row, "test_error").value == error
+    assert paper.number("table1", row, "test_error").tolerance == 0.13
+    assert paper.number("table1", row, "parameters").value == parameters
+
+
+@pytest.mark.parametrize(
+    ("row", "memory", "time"),
+    [("resnet", "O(L)", "O(L)"), ("rknet", "O(L~)", "O(L~)"), ("odenet", "O(1)", "O(L~)")],
+)
+def test_orders_of_growth_are_kept_as_printed(row: str, memory: str, time: str) -> None:
+    assert paper.number("table1", row, "memory").value == memory
+    assert paper.number("table1", row, "time").value == time
+    assert paper.number("table1", row, "time").tolerance is None
+
+
+def test_table_1_has_no_other_numbers() -> None:
+    assert len(paper.numbers("table1")) == 2 * 4 + 2 * 3
+    assert paper.numbers("unheard_of") == ()
+
+
+def test_a_number_that_the_paper_does_not_print_is_refused_by_name() -> None:
+    with pytest.raises(LookupError, match=r"no memory for the row 'mlp' of table1"):
+        paper.number("table1", "mlp", "memory")
+
+
+@pytest.mark.parametrize(
+    ("count", "fits"), [(601_482, ["resnet"]), (232_970, ["rknet", "odenet"])]
+)
+def test_the_parameter_counts_of_the_headline_stem_lie_within_the_tolerances(
+    count: int, fits: list[str]
+) -> None:
+    for row in fits:
+        published = paper.number("table1", row, "parameters")
+        assert published.tolerance is not None
+        assert abs(count - float(published.value)) <= published.tolerance
+
+
+def test_a_number_is_compared_with_the_row_of_its_own_name_unless_it_lists_others() -> None:
+    assert paper.parse(ENTRY)[0].rows == ("net",)
+    assert paper.parse(ENTRY + 'rows = ["a", "b"]')[0].rows == ("a", "b")
+
+
+@pytest.mark.parametrize("key", ["value", "unit", "where", "better", "tolerance"])
+def test_a_missing_key_is_refused_by_name(key: str) -> None:
+    lines = [line for line in ENTRY.splitlines() if not line.startswith(key)]
+    with pytest.raises(ValueError, match=rf"table9\.net\.error.*lacks.*{key}"):
+        paper.parse("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tolerence = 1", "unknown tolerence"),
+        ("rows = []", "rows must list at least one"),
+        ("rows = [3]", "rows must be text"),
+        ("note = 3", "note must be text"),
+    ],
+)
+def test_an_unknown_or_wrong_key_is_refused_by_name(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paper.parse(ENTRY + line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"lower"', '"smaller"', "Choose one of lower, higher"),
+        ("0.1", "-0.1", "tolerance must be a number of at least 0"),
+        ("0.1", "nan", "tolerance must be a number"),
+        ("1.5", "true", "value must be a number"),
+        ("1.5", '"O(L)"', "unknown better, tolerance, unit"),
+    ],
+)
+def test_a_wrong_value_is_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paper.parse(ENTRY.replace(old, new, 1))
+
+
+def test_two_numbers_for_one_row_of_ours_are_refused() -> None:
+    twin = ENTRY.replace("table9.net", "table9.other") + 'rows = ["net"]'
+    with pytest.raises(ValueError, match="'net' is given two values of error"):
+        paper.parse(ENTRY + twin)
+
+
+def test_a_bare_value_in_place_of_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[table9\.net\] in paper\.toml is 3, not a table"):
+        paper.parse("[table9]\nnet = 3")

@@ -1,0 +1,87 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from reproduce import plotting
+from reproduce.plotting import NAMES
+
+
+def _figure() -> "matplotlib.figure.Figure":
+    with plotting.style():
+        fig, axes = plotting.subplots()
+        for place, row in enumerate(NAMES):
+            axes.plot([0, 1], [place, place + 1], **plotting.method_style(row))
+            axes.plot(0.5, place, **plotting.PAPER_STYLE)
+        plotting.legend(axes)
+    return fig
+
+
+def test_every_method_has_a_colour_a_marker_and_a_name_of_its_own() -> None:
+    styles = [plotting.method_style(row) for row in NAMES]
+    for key in ("color", "marker", "label"):
+        assert len({style[key] for style in styles}) == len(NAMES)  # type: ignore[literal-required]
+    assert plotting.PAPER_STYLE["marker"] not in {style["marker"] for style in styles}
+    assert plotting.method_style("odenet")["label"] == "ODE-Net"
+
+
+def test_an_unknown_method_always_looks_the_same_and_like_no_known_one() -> None:
+    mine = plotting.method_style("my_model")
+    assert mine == plotting.method_style("my_model")
+    assert mine["label"] == "my_model"
+    known = [plotting.method_style(row) for row in NAMES]
+    assert mine["color"] not in {style["color"] for style in known}
+    assert mine["marker"] not in {style["marker"] for style in known}
+
+
+def test_equal_figures_give_equal_files_without_a_date(tmp_path: Path) -> None:
+    first = plotting.save(_figure(), tmp_path / "a" / "quick")
+    second = plotting.save(_figure(), tmp_path / "b" / "quick")
+    assert [path.name for path in first] == ["quick.png", "quick.svg"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert b"dc:date" not in first[1].read_bytes()
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["quick.png", "quick.svg"]
+
+
+def test_a_dot_in_the_name_is_no_suffix(tmp_path: Path) -> None:
+    png, _ = plotting.save(_figure(), tmp_path / "rtol_1.5e-8")
+    assert png.name == "rtol_1.5e-8.png"
+
+
+def test_a_failed_save_leaves_the_earlier_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quick.png").write_bytes(b"earlier")
+
+    def refuse(*_: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="full"):
+        plotting.save(_figure(), tmp_path / "quick")
+    assert [p.name for p in tmp_path.iterdir()] == ["quick.png"]
+    assert (tmp_path / "quick.png").read_bytes() == b"earlier"
+
+
+def test_the_look_ends_with_its_block_and_the_users_settings_do_not_enter_it() -> None:
+    with matplotlib.rc_context({"font.size": 3, "axes.labelcolor": "red"}):
+        with plotting.style():
+            assert matplotlib.rcParams["font.size"] == plotting.STYLE["font.size"]
+            assert matplotlib.rcParams["axes.labelcolor"] == "black"
+        assert matplotlib.rcParams["font.size"] == 3
+
+
+def test_a_legend_names_each_method_once() -> None:
+    legend = _figure().axes[0].get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sorted(names) == sorted([*NAMES.values(), "paper"])
+
+
+def test_the_module_loads_without_matplotlib() -> None:
+    code = "import sys, reproduce.plotting; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

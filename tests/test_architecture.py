@@ -1,0 +1,124 @@
+"""The import rules of the tree, checked on the syntax trees of all modules."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("lightning_modules", "datamodules", "reproduce")
+LIGHTNING = ("pytorch_lightning", "lightning")
+
+# Prefix of a module -> the modules of ours it may import, besides its own package's siblings.
+# The first prefix that fits counts.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "lightning_modules.solvers": ("lightning_modules.solvers",),
+    "lightning_modules.nets": ("lightning_modules.nets", "lightning_modules.solvers"),
+    "lightning_modules": ("lightning_modules",),
+    "datamodules": ("datamodules",),
+    "reproduce.paper": (),
+    "reproduce.records": (),
+    "reproduce.provenance": (),
+    "reproduce.plotting": (),
+    "reproduce.progress": (),
+    "reproduce.compare": ("reproduce.paper", "reproduce.records"),
+    "reproduce.jobs": ("reproduce.records", "reproduce.provenance"),
+    "reproduce.context": (
+        "reproduce.jobs",
+        "reproduce.records",
+        "reproduce.provenance",
+        "reproduce.progress",
+    ),
+    "reproduce.experiments": (
+        "lightning_modules",
+        "datamodules",
+        "reproduce.paper",
+        "reproduce.records",
+        "reproduce.provenance",
+        "reproduce.plotting",
+        "reproduce.compare",
+        "reproduce.context",
+        "reproduce.jobs",
+    ),
+    "reproduce.train": ("lightning_modules", "datamodules"),
+    "reproduce.__main__": ("reproduce",),
+}
+WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")
+COMPOSITION_ROOTS = ("reproduce.train", "reproduce.__main__")
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(p): p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))}
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found |= {
+                f"{node.module}.{alias.name}"
+                if f"{node.module}.{alias.name}" in MODULES
+                else str(node.module)
+                for alias in node.names
+            }
+    return found
+
+
+def _within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(p.rstrip(".") + ".") for p in prefixes)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_level_allows(module: str) -> None:
+    rule = next((p for p in ALLOWED if _within(module, (p,))), None)
+    ours = {name for name in _imports(MODULES[module]) if _within(name, PACKAGES)}
+    if rule is None:
+        assert not ours, f"{module} has no rule and imports {ours}"
+        return
+    forbidden = {name for name in ours if not _within(name, ALLOWED[rule])}
+    assert not forbidden, f"{module} imports {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lightning_stays_out_of_solvers_nets_and_leaves(module: str) -> None:
+    if _within(module, WITHOUT_LIGHTNING) and module != "reproduce.train":
+        assert not {n for n in _imports(MODULES[module]) if _within(n, LIGHTNING)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_imports_a_composition_root(module: str) -> None:
+    assert not {n for n in _imports(MODULES[module]) if _within(n, COMPOSITION_ROOTS)}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("reproduce.experiments.")])
+def test_experiments_neither_import_one_another_nor_parse_nor_open(module: str) -> None:
+    imports = _imports(MODULES[module])
+    assert "argparse" not in imports
+    assert not {n for n in imports if n.startswith("reproduce.experiments.")}
+    nodes = ast.walk(ast.parse(MODULES[module].read_text()))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "open"]
+
+
+@pytest.mark.parametrize("command", ["['--help']", "['list']"])
+def test_help_and_list_import_neither_torch_nor_lightning(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from reproduce.__main__ import main\n"
+        f"try: main({command})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pytorch_lightning', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "table1" in done.stdout
