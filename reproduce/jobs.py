@@ -74,7 +74,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job; metrics and costs are empty unless the status is ``ok``."""
+    """What became of a job; metrics and costs are empty unless the status is ``ok``.
+
+    Args:
+        job: The job.
+        status: ``ok`` or how it failed.
+        hint: What to change, or what happened, after a failure.
+        found: Whether an earlier call had finished it.
+        metrics: What the model logged in its test.
+        cost: What ``RunCost`` summed up.
+        parameters: Trained numbers of the model.
+        process: Threads, devices and precision as the training process saw them.
+    """
 
     job: Job
     status: Status
@@ -83,6 +94,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
+    process: dict[str, Any] = field(default_factory=dict)
 
 
 Watch = Callable[[dict[str, Any]], None]

@@ -60,9 +60,7 @@ def collect(command: str | Sequence[str], settings: Mapping[str, Any]) -> dict[s
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": _usable_cores(),
-        "threads": asked.pop("threads", None) or _threads(),
-        "devices": asked.pop("devices", None) or _devices(),
-        "precision": asked.pop("precision", None) or _precision(),
+        **{name: asked.pop(name, None) or value for name, value in process().items()},
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": asked,
     }
@@ -174,6 +172,11 @@ def _usable_cores() -> int | None:
     """Return how many cores this process may use, which a container can limit."""
     can_tell = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count()
+
+
+def process() -> dict[str, Any]:
+    """Describe this process as torch sees it: what a training child tells of itself."""
+    return {"threads": _threads(), "devices": _devices(), "precision": _precision()}
 
 
 def _threads() -> int | None:

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
 from lightning_modules.solvers import SolverFailed
+from reproduce import provenance
 
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
@@ -167,7 +168,7 @@ def _first_line(error: Exception) -> str:
 
 def _write_summary(root: Path, **content: Any) -> None:
     partial = root / "summary.partial"
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(json.dumps({**content, "process": provenance.process()}, indent=1))
     os.replace(partial, root / "summary.json")
 
 

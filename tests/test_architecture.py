@@ -42,7 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.context",
         "reproduce.jobs",
     ),
-    "reproduce.train": ("lightning_modules", "datamodules"),
+    "reproduce.train": ("lightning_modules", "datamodules", "reproduce.provenance"),
     "reproduce.__main__": ("reproduce",),
 }
 WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")

@@ -82,7 +82,7 @@ def run(ctx: Context) -> list[Record]:
     records: list[Record] = []
     for result in ctx.train(work):
         rows = _records(ctx, result)
-        ctx.save(rows, result.job.resolved)
+        ctx.save(rows, {**result.job.resolved, **result.process})
         records += rows
     return records
 
@@ -122,8 +122,10 @@ def _draw(left: "Axes", right: "Axes", records: list[Record]) -> None:
         sizes = [r.value / 1e6 for r in mine if r.metric == "parameters"]
         right.barh(place, sizes[0] if sizes else 0, height=0.5, color=style["color"])
         published = paper.number("table1", row, "parameters")
-        right.plot(float(published.value) / 1e6, place, **plotting.PAPER_STYLE)
-    left.set_xlabel("test error (%)")
+        paper_look = {**plotting.PAPER_STYLE, "label": "" if place else "paper"}
+        right.plot(float(published.value) / 1e6, place, **paper_look)
+    right.legend(loc="lower right")
+    left.set_xlabel("test error (%), one mark a seed")
     left.set_xlim(left=0)
     left.set_yticks(range(len(ROWS)), [plotting.NAMES[row] for row in ROWS])
     left.invert_yaxis()

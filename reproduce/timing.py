@@ -1,0 +1,68 @@
+"""Times alternatives side by side, so that a noisy machine disturbs all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated measurements of one alternative.
+
+    Args:
+        seconds: Wall-clock time of each round, in order.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median over the rounds, in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, in seconds."""
+        first, _, third = statistics.quantiles(self.seconds, n=4)
+        return (third - first) / 2
+
+    def ratio_to(self, other: "Timing") -> float:
+        """The median over rounds of this time divided by the other's in the same round."""
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def interleave(
+    alternatives: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2
+) -> dict[str, Timing]:
+    """Time all alternatives once a round, after untimed rounds that compile and allocate.
+
+    Args:
+        alternatives: What to time, by name.
+        rounds: Timed rounds, at least two.
+        warm_up: Untimed rounds before them.
+
+    Returns:
+        The timings by name; round k of each was measured right after round k of the others.
+    """
+    if rounds < 2:
+        raise ValueError(f"rounds is {rounds}; a spread needs at least 2.")
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    for number in range(-warm_up, rounds):
+        for name, work in alternatives.items():
+            _wait()
+            start = time.perf_counter()
+            work()
+            _wait()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def _wait() -> None:
+    """Wait for the GPU: its work is only queued when a call returns."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

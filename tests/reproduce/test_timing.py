@@ -1,0 +1,32 @@
+"""Timing: every alternative once a round, and ratios within a round."""
+
+import time
+
+import pytest
+
+from reproduce.timing import Timing, interleave
+
+
+def test_alternatives_take_turns_and_warm_up_is_not_timed() -> None:
+    calls: list[str] = []
+    timings = interleave(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warm_up=2
+    )
+    assert calls == ["a", "b"] * 5
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
+
+
+def test_a_time_is_at_least_what_the_work_took() -> None:
+    timing = interleave({"sleep": lambda: time.sleep(0.01)}, rounds=2, warm_up=0)["sleep"]
+    assert min(timing.seconds) >= 0.01
+
+
+def test_median_spread_and_ratio_within_rounds() -> None:
+    slow, fast = Timing((4.0, 40.0, 8.0)), Timing((1.0, 10.0, 4.0))
+    assert (slow.median, slow.spread) == (8.0, 18.0)
+    assert slow.ratio_to(fast) == 4.0
+
+
+def test_a_spread_needs_two_rounds() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        interleave({}, rounds=1)
