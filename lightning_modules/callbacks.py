@@ -102,12 +102,16 @@ class RunCost(pl.Callback):
             pl_module.log("train/nfe_forward", float(forward))
             pl_module.log("train/nfe_backward", float(backward))
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the memory before the epoch's checkpoint is written."""
+        self._peak_memory = max(self._peak_memory, _peak_memory(pl_module.device))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock, after the GPU has finished."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._seconds_before, self._started = self.train_seconds, 0.0
-        self._peak_memory = _peak_memory(pl_module.device)
+        self._peak_memory = max(self._peak_memory, _peak_memory(pl_module.device))
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
@@ -136,10 +140,10 @@ class RunCost(pl.Callback):
         """Count what this batch took."""
         self._test.add(self._collector.stop())
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the mean evaluations of a test batch."""
-        if self._test.nfe_forward and trainer.logger is not None:
-            trainer.logger.log_metrics({"test/nfe_forward": self._test.mean("nfe_forward")})
+        if self._test.nfe_forward:
+            pl_module.log("test/nfe_forward", self._test.mean("nfe_forward"))
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -149,12 +153,17 @@ class RunCost(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, so that a resumed run reports the whole training."""
-        return {"train": asdict(self._train), "seconds": self.train_seconds}
+        return {
+            "train": asdict(self._train),
+            "seconds": self.train_seconds,
+            "peak_memory": self._peak_memory,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
         self._train = _Totals(**state_dict["train"])
         self._seconds_before = state_dict["seconds"]
+        self._peak_memory = state_dict["peak_memory"]
 
 
 class DivergenceGuard(pl.Callback):

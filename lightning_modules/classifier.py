@@ -63,7 +63,6 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(
             plain(
-                self,
                 body=body,
                 stem=stem,
                 width=width,

@@ -6,20 +6,14 @@ from typing import Any, TypeVar
 Settings = TypeVar("Settings")
 
 
-def plain(module: object, **values: Any) -> dict[str, Any]:
+def plain(**values: Any) -> dict[str, Any]:
     """Turn settings dataclasses into dictionaries and keep every other value.
 
     Lightning stores whatever a constructor was given; a dataclass in a checkpoint would need
     unpickling of our own classes. Passed to ``save_hyperparameters`` explicitly, the result is
-    the same whether the command line or Python built the module. The class is named as
-    LightningCLI does it, which reads these values again when given ``--ckpt_path``.
-
-    Args:
-        module: The module that is being built.
-        values: Its constructor's arguments.
+    the same whether the command line or Python built the module.
     """
-    kind = type(module)
-    return {"_class_path": f"{kind.__module__}.{kind.__qualname__}"} | {
+    return {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for name, value in values.items()
     }

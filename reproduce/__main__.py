@@ -5,7 +5,10 @@ import ast
 import difflib
 import importlib
 import os
+import re
+import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +25,16 @@ VERBS = {
     "list": "what can be regenerated",
     "all": "every table and figure, one after another",
     "compare": "print this machine's results beside the shipped ones and the paper's",
+}
+
+
+NOT_TO_SET = {
+    "trainer.default_root_dir": "--out or REPRODUCE_RUNS",
+    "trainer.max_epochs": "--epochs",
+    "trainer.max_steps": "trainer.limit_train_batches",
+    "trainer.accelerator": "--device",
+    "data.root": "--data-root",
+    "data.seed": "--seeds",
 }
 
 
@@ -73,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input is one line, no traceback."""
     arguments = build_parser().parse_args(argv)
+    # Without a handler, SIGTERM would leave the training child behind as an orphan.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         _refuse_ranks()
         return _dispatch(arguments, list(argv) if argv is not None else sys.argv[1:])
@@ -87,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _stop(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -109,20 +128,60 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
     """Run one experiment, draw its figure and print its comparison; 1 if a training failed."""
-    from reproduce import plotting, records
+    from reproduce import plotting
+    from reproduce.jobs import BadSettings
 
     module = importlib.import_module(f"reproduce.experiments.{name}")
+    if not module.TRAINS and (arguments.seeds or arguments.epochs or arguments.set):
+        raise UsageError(f"{name} trains nothing and reads no --seeds, --epochs or --set.")
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
-        rows = records.read(path)
+        rows = _stored(path, ctx.overrides_text)
     else:
+        _check_folders(ctx, path)
         print(_headline(name, module, ctx), flush=True)
-        rows = module.run(ctx)
-    plotting.save(module.plot(rows), path.with_suffix(""))
+        try:
+            rows = module.run(ctx)
+        except BadSettings as error:
+            raise UsageError(str(error)) from error
+    # A figure of changed settings does not replace that of the plain protocol.
+    changed = f"-{re.sub('[^A-Za-z0-9.=]+', '_', ctx.overrides_text)}" if ctx.changes else ""
+    figure = path.with_name(path.stem + changed)
+    plotting.save(module.plot(rows), figure)
     _print_comparison(name, rows)
-    print(f"Rows: {path}   Figure: {path.with_suffix('.png')}, .svg")
+    print(f"Rows: {path}   Figure: {figure}.png, .svg")
     return int(any(row.status != "ok" for row in rows))
+
+
+def _stored(path: Path, overrides: str) -> "list[Record]":
+    """Return the rows of one set of changes, of the newest protocol."""
+    from reproduce import records
+
+    if not path.exists():
+        raise UsageError(f"There are no rows in {path} yet. Leave --report-only out to make them.")
+    rows = [row for row in records.read(path) if row.overrides == overrides]
+    if not rows:
+        raise UsageError(f"{path} has no rows with the changes {overrides!r}.")
+    newest = max(row.protocol for row in rows)
+    return [row for row in rows if row.protocol == newest]
+
+
+def _check_folders(ctx: "Context", path: Path) -> None:
+    """Find out before a training whether its rows can be kept."""
+    from reproduce import records
+
+    for folder in (path.parent, ctx.runs):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+            ) from error
+    if path.exists():
+        records.read(path)
 
 
 def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str]) -> "Context":
@@ -175,22 +234,16 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
                 raise UsageError(f"--set {assignment!r}: give KEY=VALUE, as model.stem=conv.")
             if key.split(".")[0] not in ("model", "data", "trainer"):
                 raise UsageError(f"--set {key}: keys begin with model, data or trainer.")
-            changes[key] = _scalar(value) if _scalar(value) is not None else yaml.safe_load(value)
+            if key in NOT_TO_SET:
+                raise UsageError(f"--set {key}: use {NOT_TO_SET[key]}.")
+            # YAML 1.1 reads 1e-4 as text; a command line means the number.
+            is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+            changes[key] = float(value) if is_number else yaml.safe_load(value)
     return changes
 
 
-def _scalar(text: str) -> float | int | None:
-    """YAML 1.1 reads 1e-4 as text; a command line means the number."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
-
-
 def _compare_stored(name: str, arguments: argparse.Namespace) -> int:
-    """Print the comparison of what lies in the results folder, newest profile first."""
+    """Print the comparison of the profile in the results folder that says most."""
     from reproduce import records
 
     folder = arguments.out / name
@@ -217,6 +270,8 @@ def _shipped(name: str) -> "list[Record]":
 
 def _check_name(name: str) -> None:
     known = [*names(), *VERBS]
+    if name in VERBS:
+        raise UsageError(f"{name} goes first or stands alone; see --help.")
     if name not in names():
         near = difflib.get_close_matches(name, known, n=3) or known
         raise UsageError(f"Unknown target {name!r}. Did you mean {', '.join(near)}?")
@@ -232,9 +287,8 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 def _refuse_ranks() -> None:
     """Inside a distributed job every rank would run the whole command and write the results."""
     for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if os.environ.get(variable, "0") not in ("", "0") or (
-            int(os.environ.get("WORLD_SIZE") or 1) > 1
-        ):
+        rank, ranks = os.environ.get(variable, ""), os.environ.get("WORLD_SIZE", "")
+        if rank not in ("", "0") or ranks not in ("", "1"):
             raise UsageError(
                 f"This is a rank of a distributed job ({variable} or WORLD_SIZE is set). Start "
                 "python -m reproduce once; it starts its trainings itself."

@@ -61,7 +61,7 @@ class Context:
         with Display(len(listed)) as display:
             for job in listed:
                 watch = display.start(f"{job.row}, seed {job.seed}")
-                result = jobs.run(job, self.runs, watch)
+                result = jobs.run(job, self.runs, watch, self.command)
                 display.end(result.status, result.hint, result.found)
                 yield result
 
@@ -77,8 +77,8 @@ class Context:
         """The file that this profile's rows of an experiment go to."""
         return self.out / experiment / f"{self.profile}.csv"
 
-    def save(self, rows: list[records.Record], settings: dict[str, Any]) -> None:
-        """Write the rows of one finished unit with their provenance, at once."""
+    def save(self, rows: list[records.Record], made: dict[str, Any]) -> None:
+        """Write the rows of one finished unit with the provenance of their run, at once."""
         path = self.csv(rows[0].experiment)
         records.append(path, rows)
-        provenance.write(path, rows[0].run, provenance.collect(self.command, settings))
+        provenance.write(path, rows[0].run, made)

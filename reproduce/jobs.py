@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from reproduce import provenance
 from reproduce.records import Status
 
 BAD_COMMAND_LINE = 2
@@ -25,7 +27,7 @@ _NOT_IDENTITY = (("trainer", "default_root_dir"), ("data", "init_args", "root"))
 
 
 class BadSettings(ValueError):
-    """A training refused its settings before it started."""
+    """A job's settings were refused before its training started; finished jobs are kept."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Result:
         cost: What ``RunCost`` summed up.
         parameters: Trained numbers of the model.
         process: Threads, devices and precision as the training process saw them.
+        made: Provenance of the training, also where an earlier call had finished it.
     """
 
     job: Job
@@ -95,34 +98,50 @@ class Result:
     cost: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
     process: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """The device as a row states it; empty if the training ended before it said so."""
+        names = self.process.get("devices") or [""]
+        return f"cpu, {self.process['threads']} threads" if names == ["cpu"] else names[0]
 
 
 Watch = Callable[[dict[str, Any]], None]
 
 
-def run(job: Job, runs: Path, watch: Watch) -> Result:
+def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce",)) -> Result:
     """Train in a child process, unless the same run is finished already.
 
     Args:
         job: What to train.
         runs: Root of all run folders.
         watch: Called about once a second with the latest content of the run's progress file.
+        command: The command line as in ``sys.argv``, for the provenance.
 
     Returns:
         The result; a training that failed is a result with its status, not an exception.
 
     Raises:
-        BadSettings: If the configuration was refused; nothing has been trained then.
+        BadSettings: If the configuration was refused.
     """
     folder = job.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         summary = _summary(folder)
         if summary.get("status") == "ok":
-            return Result(job, found=True, **summary)
+            made = _read_json(folder / "provenance.json") or _describe(job, summary, command)
+            return Result(job, found=True, made=made, **summary)
         for stale in ("summary.json", "progress.json"):
             (folder / stale).unlink(missing_ok=True)
-        return _result(job, folder, _train(job, folder, watch))
+        result = _result(job, folder, _train(job, folder, watch))
+        made = _describe(job, vars(result), command)
+        (folder / "provenance.json").write_text(json.dumps(made))
+        return replace(result, made=made)
+
+
+def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    return provenance.collect(command, {**job.resolved, **summary.get("process", {})})
 
 
 def _train(job: Job, folder: Path, watch: Watch) -> int:
@@ -138,7 +157,7 @@ def _train(job: Job, folder: Path, watch: Watch) -> int:
         str(folder / "job.yaml"),
     ]
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if checkpoint.exists():
+    if zipfile.is_zipfile(checkpoint):  # one that was cut short is not, and the run starts anew
         command += ["--ckpt_path", str(checkpoint)]
     with (folder / "log.txt").open("a") as log, _child(command, log) as process:
         while process.poll() is None:
@@ -172,14 +191,28 @@ def _result(job: Job, folder: Path, code: int) -> Result:
     lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "no output"
     if code == BAD_COMMAND_LINE:
-        raise BadSettings(f"{job.experiment}, row {job.row}: {last}")
-    if code < 0:
-        return Result(job, "killed", f"ended by signal {-code}; the next call resumes it")
+        raise BadSettings(f"{job.experiment}, row {job.row}: {_refusal(lines)}")
+    if code <= 0:  # on SIGTERM, Lightning ends without an exit status
+        how = f"ended by signal {-code}" if code else "ended early"
+        return Result(job, "killed", f"{how}; the next call resumes it")
     return Result(job, "error", last)
 
 
+def _refusal(lines: Sequence[str]) -> str:
+    """Pick the reason out of jsonargparse's last message, which lists every type it tried."""
+    start = max((i for i, line in enumerate(lines) if line.startswith("error:")), default=0)
+    told = [line.strip().removeprefix("error:").lstrip(" -") for line in lines[start:]]
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>")
+    kept = [line for line in told if not line.startswith((*noise, "Given value type"))]
+    # A short value helps; a long one is the whole configuration.
+    return " ".join(line for line in kept if not line.startswith("Given value") or len(line) < 60)
+
+
 def _summary(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / "summary.json")
+    """Return the summary that the training left, or nothing if it is not whole."""
+    summary = _read_json(folder / "summary.json")
+    wanted = {"metrics", "cost", "parameters"} if summary.get("status") == "ok" else {"status"}
+    return summary if wanted <= set(summary) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

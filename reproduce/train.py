@@ -6,6 +6,7 @@ one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, `
 """
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -51,6 +52,8 @@ class SuiteTrainer(pl.Trainer):
             if tester is None:
                 return
             tester.test(model, datamodule=datamodule, verbose=False)
+            metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
+            _check_test(metrics)
         except Exception as error:
             if self.is_global_zero:
                 _write_summary(root, status=_kind(error), hint=_first_line(error))
@@ -58,7 +61,7 @@ class SuiteTrainer(pl.Trainer):
         _write_summary(
             root,
             status="ok",
-            metrics={name: float(value) for name, value in tester.callback_metrics.items()},
+            metrics=metrics,
             cost=_cost(self).summary(),
             parameters=sum(p.numel() for p in model.parameters()),
         )
@@ -76,6 +79,13 @@ class SuiteCLI(LightningCLI):
             "run": {"model", "datamodule"},
         }
 
+    def _parse_ckpt_path(self) -> None:
+        """Let configuration and flags rule.
+
+        Lightning would lay the checkpoint's hyper-parameters over them, and a flag such as
+        ``--model.solver.rtol`` would change nothing.
+        """
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a value that a class refuses is a bad command line."""
         # torch lets convolutions round to TF32 by default, which would be another experiment.
@@ -91,17 +101,32 @@ class SuiteCLI(LightningCLI):
         root = str(given["default_root_dir"] or Path.cwd() / "runs")
         kwargs.setdefault("default_root_dir", root)
         Path(root).mkdir(parents=True, exist_ok=True)
-        if given["logger"] is None:
+        if self.subcommand == "test":  # leaves the files of the training alone
+            kwargs["logger"], self.save_config_callback = False, None
+        elif given["logger"] is None:
             _keep_metrics(Path(root))
             kwargs["logger"] = CSVLogger(root, name="", version="")
         own: list[pl.Callback] = [RunCost(), DivergenceGuard(), Progress(f"{root}/progress.json")]
         if given["enable_checkpointing"] is not False:
             folder = f"{root}/checkpoints"
-            own.append(ModelCheckpoint(folder, save_top_k=0, save_last=True))
+            # One file, replaced after every epoch; save_last alone would wait for the end.
+            keep = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
+            own.append(keep)
         if not sys.stdout.isatty():
             kwargs["enable_progress_bar"] = False
-        kwargs["callbacks"] = [*(given["callbacks"] or []), *own]
+        asked = given["callbacks"] or []
+        kwargs["callbacks"] = [*(asked if isinstance(asked, list) else [asked]), *own]
         return super().instantiate_trainer(**kwargs)
+
+
+def _check_test(metrics: dict[str, float]) -> None:
+    """Refuse a test without a result: the weights may have burst in the very last update."""
+    tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
+    if not tested:
+        raise RuntimeError("The test saw no batch. Set --trainer.limit_test_batches above 0.")
+    for name, value in tested.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value} after training. Lower --model.optimizer.lr.")
 
 
 def _keep_metrics(root: Path) -> None:
@@ -120,10 +145,10 @@ def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
     """
     if trainer.world_size == 1:
         return trainer
+    device = trainer.strategy.root_device
     callbacks = [c for c in _callbacks(trainer) if isinstance(c, RunCost | Progress)]
     first, logger = trainer.is_global_zero, trainer.logger or False
-    accelerator = "gpu" if trainer.strategy.root_device.type == "cuda" else "cpu"
-    limit = trainer.limit_test_batches
+    limit, precision = trainer.limit_test_batches, trainer.precision
     root = trainer.default_root_dir
     trainer.strategy.barrier()
     torch.distributed.destroy_process_group()
@@ -132,8 +157,9 @@ def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
     for variable in ("WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "RANK"):
         os.environ.pop(variable, None)
     return pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=precision,
         logger=logger,
         callbacks=list(callbacks),
         limit_test_batches=limit,
@@ -174,15 +200,18 @@ def _write_summary(root: Path, **content: Any) -> None:
 
 def main() -> int:
     """Run the command line and return its exit status."""
+    # A checkpoint may come from a stranger: torch must never unpickle code, whoever calls it.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         SuiteCLI(
             trainer_class=SuiteTrainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
         )
-    except (SolverFailed, Diverged, datamodules.DataUnavailable) as error:
+    except (SolverFailed, Diverged, datamodules.DataUnavailable, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, SolverFailed):
             print("The settings named are flags: --model.solver.rtol and so on.", file=sys.stderr)

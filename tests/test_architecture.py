@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.provenance": (),
     "reproduce.plotting": (),
     "reproduce.progress": (),
+    "reproduce.timing": (),
     "reproduce.compare": ("reproduce.paper", "reproduce.records"),
     "reproduce.jobs": ("reproduce.records", "reproduce.provenance"),
     "reproduce.context": (
@@ -38,6 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.records",
         "reproduce.provenance",
         "reproduce.plotting",
+        "reproduce.timing",
         "reproduce.compare",
         "reproduce.context",
         "reproduce.jobs",

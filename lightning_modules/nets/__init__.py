@@ -7,10 +7,11 @@ from lightning_modules.nets.convnets import (
     build_mlp,
     build_stem,
 )
-from lightning_modules.nets.fields import ConvField, TimeConv2d
+from lightning_modules.nets.fields import ConcatConvField, ConvField, TimeConv2d
 from lightning_modules.nets.odeblock import OdeBlock
 
 __all__ = [
+    "ConcatConvField",
     "ConvField",
     "OdeBlock",
     "ResidualBlock",

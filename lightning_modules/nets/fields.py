@@ -1,5 +1,6 @@
 """Vector fields f(t, y): the right-hand sides of the suite's differential equations."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,3 +61,32 @@ class ConvField(nn.Module):
         hidden = self.conv1(t, F.relu(self.norm1(y), inplace=True))
         hidden = self.conv2(t, F.relu(self.norm2(hidden), inplace=True))
         return self.norm3(hidden)
+
+
+class ConcatConvField(nn.Module):
+    """`ConvField` as the public example writes it: time concatenated as the first channel.
+
+    The same function of the same parameters, for comparison with its source.
+
+    Args:
+        width: Channels of the state.
+        groups: Groups of the three normalisations.
+    """
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv1 = nn.Conv2d(1 + width, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, width)
+        self.conv2 = nn.Conv2d(1 + width, width, 3, padding=1)
+        self.norm3 = nn.GroupNorm(groups, width)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, shaped like ``y``: ``(batch, width, height, width)``."""
+        hidden = self.conv1(_with_time(t, F.relu(self.norm1(y), inplace=True)))
+        hidden = self.conv2(_with_time(t, F.relu(self.norm2(hidden), inplace=True)))
+        return self.norm3(hidden)
+
+
+def _with_time(t: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(x[:, :1]) * t, x], dim=1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers import SolverSettings, odeint
+from lightning_modules.solvers import SolverSettings, find_backend, odeint
 
 
 class OdeBlock(nn.Module):
@@ -12,12 +12,16 @@ class OdeBlock(nn.Module):
     Args:
         field: Called as ``field(t, y)``; its parameters are trained.
         solver: How the equation is solved and how gradients are taken.
+
+    Raises:
+        ValueError: If no backend offers these settings.
     """
 
     times: Tensor
 
     def __init__(self, field: nn.Module, solver: SolverSettings) -> None:
         super().__init__()
+        find_backend(solver)  # an unknown method is refused now, not in the first batch
         self.field = field
         self.solver = solver
         # Not persistent: the weights of the public example have no such entry.

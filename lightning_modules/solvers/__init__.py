@@ -1,6 +1,6 @@
 """Solving initial value problems behind one interface."""
 
-from lightning_modules.solvers import torchdiffeq_backend
+from lightning_modules.solvers import native_backend, torchdiffeq_backend
 from lightning_modules.solvers.base import (
     Field,
     Solution,
@@ -20,8 +20,10 @@ from lightning_modules.solvers.registry import (
     unregister_backend,
 )
 from lightning_modules.solvers.solve import odeint
+from lightning_modules.solvers.watching import Step, watch_steps
 
 register_backend(torchdiffeq_backend.BACKEND)
+register_backend(native_backend.BACKEND)
 
 __all__ = [
     "Backend",
@@ -32,6 +34,7 @@ __all__ = [
     "SolverSettings",
     "State",
     "StatsCollector",
+    "Step",
     "backends",
     "collect_stats",
     "find_backend",
@@ -39,4 +42,5 @@ __all__ = [
     "odeint",
     "register_backend",
     "unregister_backend",
+    "watch_steps",
 ]

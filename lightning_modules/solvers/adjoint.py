@@ -7,8 +7,9 @@ then dL/dz(t0) = a(t0) and dL/dθ = g(t0). Between output times it runs interval
 Source: Chen et al. (2018), Section 2, Algorithm 1, Appendices B and C.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,51 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
-from lightning_modules.solvers.registry import Backend, Norm, TensorField
+from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.registry import Problem
+from lightning_modules.solvers.replay import autocast_now, check_unchanged, refuse_strangers, vjp
 from lightning_modules.solvers.state import Layout, check_finite, counted, rms
 
 
-@dataclass(frozen=True)
-class AdjointProblem:
-    """One solve, and what its backward pass needs beside tensors.
-
-    Args:
-        backend: Solves forward and backward.
-        field: The field f over one tensor.
-        parameters: Returns the parameters of f that want a gradient, as they are now.
-        settings: Method, tolerances and the norm of the backward solve.
-        norm: Error norm of the state.
-        stats: Filled in as the solves run.
-    """
-
-    backend: Backend
-    field: TensorField
-    parameters: Callable[[], tuple[Tensor, ...]]
-    settings: SolverSettings
-    norm: Norm
-    stats: SolveStats
-
-    def forward_settings(self) -> SolverSettings:
-        """Return the settings without those that concern the adjoint."""
-        return replace(
-            self.settings,
-            gradient="direct",
-            adjoint_rtol=None,
-            adjoint_atol=None,
-            adjoint_norm="per_tensor",
-        )
-
-    def backward_settings(self) -> SolverSettings:
-        """Return the forward settings with the adjoint's tolerances."""
-        rtol, atol = self.settings.adjoint_rtol, self.settings.adjoint_atol
-        return replace(
-            self.forward_settings(),
-            rtol=self.settings.rtol if rtol is None else rtol,
-            atol=self.settings.atol if atol is None else atol,
-        )
-
-
-def solve_with_adjoint(problem: AdjointProblem, y0: Tensor, times: Tensor) -> Tensor:
+def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
     """Solve forward without a graph; gradients come from a backward solve.
 
     Args:
@@ -81,24 +44,19 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, problem: AdjointProblem, y0: Tensor, times: Tensor, *parameters: Tensor
+        ctx: Any, problem: Problem, y0: Tensor, times: Tensor, *parameters: Tensor
     ) -> Tensor:
-        device = y0.device.type
         ctx.problem, ctx.parameters = problem, parameters
-        ctx.autocast = {
-            "device_type": device,
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-            "cache_enabled": False,  # a cast cached without graph would cut gradients elsewhere
-        }
+        ctx.autocast = autocast_now(y0.device.type)
+        settings, stats = problem.settings, problem.stats
         with torch.autocast(**ctx.autocast):
             ys = problem.backend.solve(
-                counted(problem.field, problem.stats),
+                counted(problem.field, stats),
                 y0,
                 times,
-                problem.forward_settings(),
-                problem.norm,
-                problem.stats,
+                _forward_settings(settings),
+                shared(problem.norm, settings),
+                stats,
             )
         # Saved although ctx.parameters holds them: this notices changes made in place.
         ctx.save_for_backward(ys, times, *parameters)
@@ -108,13 +66,7 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *_ = ctx.saved_tensors
-        current = ctx.problem.parameters()
-        if list(map(id, current)) != list(map(id, ctx.parameters)):
-            raise RuntimeError(
-                "The field's parameters were replaced, frozen or unfrozen between forward and "
-                "backward; the adjoint evaluates the field again and needs them unchanged. "
-                "Run backward first, or use gradient='direct'."
-            )
+        check_unchanged(ctx.problem, ctx.parameters)
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
         with torch.autocast(**ctx.autocast):
             a, a_before_jump, g = sweep.run(ys, grad_ys, times)
@@ -125,16 +77,61 @@ class _Adjoint(torch.autograd.Function):
         return None, a, grad_times, *grads
 
 
-class _Sweep:
-    """One backward pass: the augmented field, its norm, and the way through the intervals."""
+class _Augmented:
+    """The field of the backward solve over the vector [z, a, g], and the norm of its error."""
 
-    def __init__(
-        self, problem: AdjointProblem, shape: torch.Size, parameters: Sequence[Tensor]
-    ) -> None:
-        self.problem = problem
-        self.parameters = parameters
+    def __init__(self, problem: Problem, shape: torch.Size, parameters: Sequence[Tensor]) -> None:
         self.layout = Layout((shape, shape, *(p.shape for p in parameters)))
-        self._graph_checked = False
+        self._problem = problem
+        self._parameters = parameters
+        self._unchecked = True
+        self._sizes = [math.sqrt(p.numel()) for p in parameters]
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        """Return [f, -aᵀ ∂f/∂z, -aᵀ ∂f/∂θ] as a new vector."""
+        out = torch.empty_like(state)
+        self.write(t, state, out)
+        return out
+
+    def write(self, t: Tensor, state: Tensor, out: Tensor) -> None:
+        """Write the same into ``out``, so that a solver's buffer is filled without a copy."""
+        self._problem.stats.nfe_backward += 1
+        z, a, *_ = self.layout.unpack(state)
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            dz = self._problem.field(t.detach(), z)
+        inputs = (z, *self._parameters)
+        if self._unchecked:
+            refuse_strangers(dz, inputs)
+            self._unchecked = False
+        out_z, *rest = self.layout.unpack(out)
+        out_z.copy_(dz.detach())
+        for part, pulled in zip(rest, vjp(dz, inputs, a), strict=True):
+            if pulled is None:
+                part.zero_()
+            else:
+                torch.neg(pulled, out=part)
+
+    def norm(self, error: Tensor) -> Tensor:
+        """Return the norm that ``adjoint_norm`` names."""
+        kind = self._problem.settings.adjoint_norm
+        if kind == "rms":
+            return rms(error)
+        z, a, *blocks = self.layout.unpack(error)
+        norms = [self._problem.norm(z), self._problem.norm(a)]
+        if kind == "per_tensor" and blocks:
+            found = torch._foreach_norm(blocks)  # one call for what would be four for each block
+            norms += torch._foreach_div(found, self._sizes)
+        return torch.stack(norms).max()
+
+
+class _Sweep:
+    """One backward pass: the way through the intervals."""
+
+    def __init__(self, problem: Problem, shape: torch.Size, parameters: Sequence[Tensor]) -> None:
+        self._problem = problem
+        self._parameters = parameters
+        self._field = _Augmented(problem, shape, parameters)
 
     def run(
         self, ys: Tensor, grad_ys: Tensor, times: Tensor
@@ -144,24 +141,25 @@ class _Sweep:
         Returns:
             dL/dz(t0), the same before the loss's own gradient at t0 is added, and dL/dθ.
         """
-        settings, counts = self.problem.backward_settings(), SolveStats()
+        settings, counts = _backward_settings(self._problem.settings), SolveStats()
+        layout, norm = self._field.layout, shared(self._field.norm, settings)
         a = grad_ys[-1]
-        g = tuple(torch.zeros_like(p, dtype=ys.dtype) for p in self.parameters)
+        g = tuple(torch.zeros_like(p, dtype=ys.dtype) for p in self._parameters)
         try:
             for i in range(len(times) - 1, 0, -1):
-                start, ends = self.layout.pack([ys[i], a, *g]), times[i - 1 : i + 1].flip(0)
-                solved = self.problem.backend.solve(
-                    self._field, start, ends, settings, self._norm, counts
+                start, ends = layout.pack([ys[i], a, *g]), times[i - 1 : i + 1].flip(0)
+                solved = self._problem.backend.solve(
+                    self._field, start, ends, settings, norm, counts
                 )
                 check_finite(solved, ends, settings, counts)
                 # z is not carried on: the stored state is nearer to the truth.
-                _, before_jump, *blocks = self.layout.unpack(solved[-1])
+                _, before_jump, *blocks = layout.unpack(solved[-1])
                 a, g = before_jump + grad_ys[i - 1], tuple(blocks)
         except SolverFailed as error:
             raise _in_backward(error) from error
         finally:
-            self.problem.stats.steps_accepted_backward += counts.steps_accepted
-            self.problem.stats.steps_rejected_backward += counts.steps_rejected
+            self._problem.stats.steps_accepted_backward += counts.steps_accepted
+            self._problem.stats.steps_rejected_backward += counts.steps_rejected
         return a, before_jump, g
 
     def time_gradient(
@@ -171,60 +169,30 @@ class _Sweep:
         weights = [-a_before_jump, *grad_ys[1:]]
         gradients = []
         for weight, y, t in zip(weights, ys, times, strict=True):
-            self.problem.stats.nfe_backward += 1
-            gradients.append((weight * self.problem.field(t, y)).sum())
+            self._problem.stats.nfe_backward += 1
+            gradients.append((weight * self._problem.field(t, y)).sum())
         return torch.stack(gradients)
 
-    def _field(self, t: Tensor, state: Tensor) -> Tensor:
-        self.problem.stats.nfe_backward += 1
-        z, a, *_ = self.layout.unpack(state)
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            dz = self.problem.field(t.detach(), z)
-        inputs = (z, *self.parameters)
-        if not self._graph_checked:
-            _refuse_strangers(dz, inputs)
-            self._graph_checked = True
-        vjps = _vjp(dz, inputs, -a)
-        return self.layout.pack([dz.detach(), *(vjp.to(state.dtype) for vjp in vjps)])
 
-    def _norm(self, error: Tensor) -> Tensor:
-        kind = self.problem.settings.adjoint_norm
-        if kind == "rms":
-            return rms(error)
-        z, a, *blocks = self.layout.unpack(error)
-        norms = [self.problem.norm(z), self.problem.norm(a)]
-        if kind == "per_tensor":
-            norms += map(rms, blocks)
-        return torch.stack(norms).max()
+def _forward_settings(settings: SolverSettings) -> SolverSettings:
+    """Return the settings without those that concern the adjoint."""
+    return replace(
+        settings,
+        gradient="direct",
+        adjoint_rtol=None,
+        adjoint_atol=None,
+        adjoint_norm="per_tensor",
+    )
 
 
-def _vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> list[Tensor]:
-    """Return vectorᵀ ∂output/∂input for each input, zeros where there is no dependence."""
-    if not output.requires_grad:
-        return [torch.zeros_like(i) for i in inputs]
-    found = torch.autograd.grad(output, inputs, vector, allow_unused=True)
-    return [torch.zeros_like(i) if v is None else v for i, v in zip(inputs, found, strict=True)]
-
-
-def _refuse_strangers(output: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Raise where ``output`` depends on a leaf that the adjoint would give no gradient."""
-    known = set(map(id, inputs))
-    seen: set[Any] = set()
-    todo: list[Any] = [output.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)  # only leaves' AccumulateGrad nodes have one
-        if isinstance(leaf, Tensor) and id(leaf) not in known:
-            raise RuntimeError(
-                f"The field uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
-                "and is no parameter of it, so the adjoint would drop that gradient. Pass an "
-                "nn.Module that owns it, make it part of the state, or use gradient='direct'."
-            )
-        todo.extend(parent for parent, _ in node.next_functions)
+def _backward_settings(settings: SolverSettings) -> SolverSettings:
+    """Return the forward settings with the adjoint's tolerances."""
+    rtol, atol = settings.adjoint_rtol, settings.adjoint_atol
+    return replace(
+        _forward_settings(settings),
+        rtol=settings.rtol if rtol is None else rtol,
+        atol=settings.atol if atol is None else atol,
+    )
 
 
 def _in_backward(error: SolverFailed) -> SolverFailed:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
 S = TypeVar("S", bound=State)
-Gradient = Literal["direct", "adjoint"]
+Gradient = Literal["direct", "adjoint", "checkpoint"]
 AdjointNorm = Literal["per_tensor", "rms", "seminorm"]
 
 
@@ -35,13 +35,18 @@ class SolverSettings:
         step_size: Longest step of a fixed-step method: every output interval is split into
             ceil(length / step_size) equal steps. Unset, an output interval is one step.
         max_steps: Most steps, accepted and rejected together, of one whole solve.
-        gradient: ``direct`` differentiates through the solver's steps; ``adjoint`` solves the
-            continuous adjoint backwards in time and stores the output times only.
+        gradient: ``direct`` differentiates through the solver's steps; ``checkpoint`` gives the
+            same gradient, but stores the accepted states only and replays each step in backward;
+            ``adjoint`` solves the continuous adjoint backwards in time and stores the output
+            times only.
         adjoint_rtol: Relative tolerance of the backward solve; unset, ``rtol``.
         adjoint_atol: Absolute tolerance of the backward solve; unset, ``atol``.
         adjoint_norm: Error norm of the backward solve: ``per_tensor`` (the largest RMS of state,
             adjoint and each parameter), ``rms`` (one RMS over everything) or ``seminorm`` (state
             and adjoint only).
+        sync_norm: Whether the error norm is the largest over all processes of the distributed
+            training, so that every rank takes the same steps; else each controls its own. A
+            process on its own has nothing to synchronise and ignores it.
     """
 
     backend: str = "torchdiffeq"
@@ -54,6 +59,7 @@ class SolverSettings:
     adjoint_rtol: float | None = None
     adjoint_atol: float | None = None
     adjoint_norm: AdjointNorm = "per_tensor"
+    sync_norm: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no backend can use; names are looked up when a solve begins."""
@@ -72,6 +78,8 @@ class SolverSettings:
             )
         _require_choice("gradient", self.gradient, get_args(Gradient))
         _require_choice("adjoint_norm", self.adjoint_norm, get_args(AdjointNorm))
+        if type(self.sync_norm) is not bool:
+            raise ValueError(f"sync_norm is {self.sync_norm!r}; it must be true or false.")
         self._refuse_unread_adjoint_options()
 
     def _refuse_unread_adjoint_options(self) -> None:
@@ -103,8 +111,9 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 class SolveStats:
     """The cost of one solve.
 
-    The backward counts belong to the adjoint: 0 until backward has run, summed if it runs more
-    than once, and 0 for direct gradients, which re-evaluate nothing.
+    The backward counts are 0 until backward has run, and summed if it runs more than once. Direct
+    gradients re-evaluate nothing and leave them at 0; checkpointed ones re-evaluate the field but
+    take no steps of their own.
 
     Args:
         nfe_forward: Evaluations of the field in the forward solve.

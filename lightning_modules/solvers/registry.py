@@ -48,6 +48,40 @@ class Solve(Protocol):
 
 
 @dataclass(frozen=True)
+class Problem:
+    """One solve, and what its backward pass needs beside tensors.
+
+    Args:
+        backend: Solves it.
+        field: The field f over one tensor; evaluations are not counted.
+        parameters: Returns the parameters of f that want a gradient, as they are now.
+        settings: Method, tolerances and the norm of the backward solve.
+        norm: Error norm of the state in this process; ``distributed.shared`` makes it joint.
+        stats: Filled in as the solves run.
+    """
+
+    backend: "Backend"
+    field: TensorField
+    parameters: Callable[[], tuple[Tensor, ...]]
+    settings: SolverSettings
+    norm: Norm
+    stats: SolveStats
+
+
+class SolveCheckpointed(Protocol):
+    """The second function of a backend that offers ``gradient="checkpoint"``."""
+
+    def __call__(self, problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
+        """Solve as ``Solve`` does; the gradient keeps accepted states and replays each step.
+
+        Returns:
+            States ``(time, *y0.shape)``, once differentiable with respect to ``y0`` and the
+            parameters, equal to the gradient of ``direct`` up to rounding.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Backend:
     """A solver library behind the suite's interface.
 
@@ -57,6 +91,7 @@ class Backend:
         methods: Returns how each offered method controls its step; called on first use, so that
             naming a backend imports nothing.
         gradients: The values of ``SolverSettings.gradient`` that it supports.
+        checkpointed: Solves with ``gradient="checkpoint"``; given if and only if that is offered.
         absent: Methods that one might expect here, and the reason why they are not offered.
     """
 
@@ -64,7 +99,16 @@ class Backend:
     solve: Solve
     methods: Callable[[], Mapping[str, StepControl]]
     gradients: tuple[Gradient, ...]
+    checkpointed: SolveCheckpointed | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a table of gradients that promises more or less than there is."""
+        if ("checkpoint" in self.gradients) != (self.checkpointed is not None):
+            raise ValueError(
+                f"Backend {self.name!r} must list 'checkpoint' in gradients if and only if it is "
+                "given checkpointed=."
+            )
 
 
 _BACKENDS: dict[str, Backend] = {}
@@ -131,8 +175,13 @@ def _check_method(backend: Backend, settings: SolverSettings) -> None:
             f"step_size={settings.step_size:g} given with {settings.method!r}, which chooses its "
             f"own steps. Leave it out or choose a fixed-step method: {', '.join(fixed)}."
         )
-    if settings.adjoint_norm != "per_tensor" and methods[settings.method] == "fixed":
+    unread = {
+        "adjoint_norm": settings.adjoint_norm != "per_tensor",
+        "sync_norm": settings.sync_norm,
+    }
+    if any(unread.values()) and methods[settings.method] == "fixed":
+        name = next(name for name, given in unread.items() if given)
         raise ValueError(
-            f"adjoint_norm={settings.adjoint_norm!r} given with {settings.method!r}, whose steps "
+            f"{name}={getattr(settings, name)!r} given with {settings.method!r}, whose steps "
             "are fixed and read no norm. Leave it out or choose an adaptive method."
         )

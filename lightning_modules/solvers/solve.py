@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.adjoint import AdjointProblem, solve_with_adjoint
+from lightning_modules.solvers.adjoint import solve_with_adjoint
 from lightning_modules.solvers.base import (
     Field,
     S,
@@ -18,7 +18,8 @@ from lightning_modules.solvers.base import (
     State,
     deliver,
 )
-from lightning_modules.solvers.registry import TensorField, find_backend
+from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.registry import Problem, TensorField, find_backend
 from lightning_modules.solvers.state import (
     Layout,
     check_finite,
@@ -33,7 +34,8 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
     Args:
         field: Called as ``field(t, y)`` with a scalar ``t`` and ``y`` shaped like ``y0``; returns
             that shape. With ``gradient="adjoint"`` gradients reach its ``parameters()``, ``y0``
-            and ``times``; a field that hides other tensors in need of one is refused in backward.
+            and ``times``, with ``"checkpoint"`` the first two, and ``times`` must not require
+            one; a field that hides other tensors in need of one is refused in backward.
         y0: Initial state, ``(batch, *features)`` or any other shape, or a tuple of such tensors,
             whose error norm is the largest RMS of its parts.
         times: Strictly monotone output times, ``(time,)``, in either direction.
@@ -59,13 +61,15 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
     stats = SolveStats()
     deliver(stats)
     tensor_field = _on_tensors(field, layout)
+    problem = Problem(backend, tensor_field, partial(_trainable, field), settings, norm, stats)
     if settings.gradient == "adjoint":
-        problem = AdjointProblem(
-            backend, tensor_field, partial(_trainable, field), settings, norm, stats
-        )
         ys = solve_with_adjoint(problem, start, times)
+    elif settings.gradient == "checkpoint":
+        assert backend.checkpointed is not None
+        ys = backend.checkpointed(problem, start, times)
     else:
-        ys = backend.solve(counted(tensor_field, stats), start, times, settings, norm, stats)
+        joint, counting = shared(norm, settings), counted(tensor_field, stats)
+        ys = backend.solve(counting, start, times, settings, joint, stats)
     check_finite(ys, times, settings, stats)
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
+from lightning_modules.solvers.failures import no_step, step_limit
 from lightning_modules.solvers.registry import Backend, Norm, StepControl, TensorField
 from lightning_modules.solvers.state import fixed_grid
 
@@ -128,39 +129,19 @@ class _Watch:
 
     def failure(self) -> SolverFailed:
         """Return what to raise where torchdiffeq gave up."""
-        return self._stopped(f"{self._cause()} {self._remedy()}")
-
-    def _stopped(self, why: str) -> SolverFailed:
-        time, end = float(self._at[0]), float(self._end)
-        # A step size that is not a number comes here as 0; the one tried before tells more.
-        step_size = abs(float(self._at[2])) or abs(float(self._tried))
-        return SolverFailed(
-            f"{self._settings.method} stopped at t={time:.6g} of {end:.6g} after "
-            f"{self._stats.steps} steps (dt={step_size:.1e}): {why}",
-            time,
-            step_size,
-            self._stats.steps,
-        )
-
-    @torch.no_grad()
-    def _cause(self) -> str:
         t, y, dt = self._at
-        if not bool(torch.isfinite(y).all()):
-            return "the state is not finite."
-        if not bool(torch.isfinite(self._field(t.to(y.dtype), y)).all()):
-            return "the field returned values that are not finite at the last state."
-        if float(dt) == 0.0:
-            return (
-                "the field is finite at the last state but not within the step tried from it; "
-                "the solution diverges or the field is not defined there."
-            )
-        return "the step size vanished; the problem looks stiff, or its solution diverges."
-
-    def _remedy(self) -> str:
-        dtype = self._at[1].dtype
-        if self._settings.rtol < 4 * torch.finfo(dtype).eps:
-            return f"rtol is below the resolution of {dtype}: loosen it or pass a float64 y0."
-        return "Loosen rtol/atol, shorten the time span, or check the field."
+        # A step size that is not a number comes here as 0; the one tried before tells more.
+        size, end = float(dt) or float(self._tried), float(self._end)
+        return no_step(
+            self._field,
+            float(t),
+            y,
+            size,
+            end,
+            self._settings,
+            self._stats,
+            finite=float(dt) != 0.0,
+        )
 
 
 class _FixedWatch(_Watch):
@@ -174,10 +155,8 @@ class _AdaptiveWatch(_Watch):
         """Stop at the step limit: torchdiffeq's own counts within one output interval."""
         super().callback_step(t, y, dt)
         if self._stats.steps >= self._settings.max_steps:
-            raise self._stopped(
-                f"max_steps={self._settings.max_steps} reached. "
-                "Raise max_steps or loosen rtol/atol."
-            )
+            size = float(dt) or float(self._tried)
+            raise step_limit(float(t), float(self._end), size, self._settings, self._stats)
 
     def callback_accept_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
         self._stats.steps_accepted += 1

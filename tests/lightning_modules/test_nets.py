@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules import ImageClassifier
-from lightning_modules.nets import ConvField, TimeConv2d
+from lightning_modules.nets import ConcatConvField, ConvField, TimeConv2d
 from lightning_modules.solvers import SolverSettings
 
 DIRECT = SolverSettings(gradient="direct")
@@ -37,22 +37,6 @@ def test_parameter_counts_are_the_published_ones(body: str, stem: str, blocks: i
 
 def test_a_resnet_of_the_ode_nets_size_has_width_40() -> None:
     assert _count(ImageClassifier(body="resnet", width=40, groups=8)) == 235_770
-
-
-class ExampleField(nn.Module):
-    """The field as the public example computes it: time concatenated as the first channel."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(32, width), nn.Conv2d(width + 1, width, 3, 1, 1)
-        self.norm2, self.conv2 = nn.GroupNorm(32, width), nn.Conv2d(width + 1, width, 3, 1, 1)
-        self.norm3 = nn.GroupNorm(32, width)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
-            y = F.relu(norm(y))
-            y = conv(torch.cat([torch.ones_like(y[:, :1]) * t, y], dim=1))
-        return self.norm3(y)
 
 
 class ExampleBlock(nn.Module):
@@ -94,7 +78,9 @@ def _example(body: str, stem: str) -> nn.Sequential:
     else:
         down += [ExampleBlock(64, 2), ExampleBlock(64, 2)]
     features: list[nn.Module] = (
-        [EulerBlock(ExampleField(64))] if body == "ode" else [ExampleBlock(64) for _ in range(6)]
+        [EulerBlock(ConcatConvField(64, 32))]
+        if body == "ode"
+        else [ExampleBlock(64) for _ in range(6)]
     )
     head = [*norm_relu, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(64, 10)]
     return nn.Sequential(*down, *features, *head)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import textwrap
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def test_a_finished_run_is_found_and_not_trained_again(tmp_path: Path, child: An
 def test_a_broken_run_is_resumed_from_its_checkpoint(tmp_path: Path, child: Any) -> None:
     checkpoint = JOB.folder(tmp_path / "runs") / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    with zipfile.ZipFile(checkpoint, "w") as archive:
+        archive.writestr("data", "weights")
     child(DONE + "(folder / 'arguments').write_text(' '.join(sys.argv))\n")
     jobs.run(JOB, tmp_path / "runs", _ignore)
     assert f"--ckpt_path {checkpoint}" in (checkpoint.parents[1] / "arguments").read_text()
@@ -154,3 +156,63 @@ def test_a_stale_summary_does_not_stand_for_a_run_that_died(tmp_path: Path, chil
     (folder / "summary.json").write_text(json.dumps({"status": "solver_failed", "hint": "old"}))
     child("os.kill(os.getpid(), signal.SIGKILL)\n")
     assert jobs.run(JOB, tmp_path / "runs", _ignore).status == "killed"
+
+
+def test_a_checkpoint_that_was_cut_short_does_not_block_its_run(
+    tmp_path: Path, child: Any
+) -> None:
+    checkpoint = JOB.folder(tmp_path / "runs") / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"PK\x03\x04 half of a checkpoint")
+    child(DONE + "(folder / 'arguments').write_text(' '.join(sys.argv))\n")
+    assert jobs.run(JOB, tmp_path / "runs", _ignore).status == "ok"
+    assert "--ckpt_path" not in (checkpoint.parents[1] / "arguments").read_text()
+
+
+def test_a_summary_without_its_numbers_is_no_result(tmp_path: Path, child: Any) -> None:
+    folder = JOB.folder(tmp_path / "runs")
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text('{"status": "ok"}')
+    child(DONE)
+    assert not jobs.run(JOB, tmp_path / "runs", _ignore).found
+
+
+def test_a_run_that_is_found_keeps_the_provenance_of_its_training(
+    tmp_path: Path, child: Any
+) -> None:
+    process = '"process": {"threads": 7, "devices": ["cpu"], "precision": {"tf32_cudnn": False}}'
+    child(DONE.replace('"parameters": 7', f'"parameters": 7, {process}'))
+    first = jobs.run(JOB, tmp_path / "runs", _ignore, ("reproduce", "first"))
+    second = jobs.run(JOB, tmp_path / "runs", _ignore, ("reproduce", "second"))
+    assert first.made == second.made
+    assert second.made["command"] == "python -m reproduce first"
+    assert second.made["precision"] == {"tf32_cudnn": False}
+    assert first.device == second.device == "cpu, 7 threads"
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            """usage: x
+error: Parser key "trainer.max_epochs":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: abc""",
+            "Parser key \"trainer.max_epochs\": Expected a <class 'int'> Given value: abc",
+        ),
+        (
+            """error: of an earlier call
+error: Does not validate against any of the Union subtypes
+Errors:
+  - batch_size is 0. Choose a number.
+Given value: Namespace(class_path='datamodules.MNIST', init_args=Namespace(root=None))""",
+            "batch_size is 0. Choose a number.",
+        ),
+    ],
+)
+def test_a_refusal_is_told_by_its_reason(printed: str, reason: str) -> None:
+    assert jobs._refusal(printed.splitlines()) == reason

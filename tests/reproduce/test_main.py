@@ -1,13 +1,15 @@
 """The suite's command line: refusals in one line, and Table 1 from one end to the other."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from reproduce import records
-from reproduce.__main__ import main
+from reproduce import provenance, records, train
+from reproduce.__main__ import build_parser, main
 from reproduce.experiments import table1
 
 README = Path(__file__).parents[2] / "README.md"
@@ -22,6 +24,9 @@ README = Path(__file__).parents[2] / "README.md"
         (["table1", "--epochs", "-1"], "--epochs -1"),
         (["table1", "--set", "model.solver.rtol"], "KEY=VALUE"),
         (["table1", "--set", "solver.rtol=1"], "begin with model, data or trainer"),
+        (["table1", "--set", "data.root=x"], "use --data-root"),
+        (["list", "table1"], "stands alone"),
+        (["step_time", "--seeds", "3"], "reads no --seeds"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(
@@ -104,13 +109,22 @@ def test_table1_writes_rows_provenance_and_figure_and_prints_the_papers_numbers(
     assert set(backward) == {"rknet", "odenet"}
     for name in ("smoke.provenance.json", "smoke.png", "smoke.svg"):
         assert (smoke / "table1" / name).stat().st_size > 500
-    printed = (smoke / "printed.txt").read_text()
-    first = printed.splitlines()[0]
-    assert "smoke" in first
-    assert "cpu" in first
-    assert "min" in first
-    for number in ("1.6", "0.41", "0.47", "0.42"):
-        assert number in printed
+    printed = (smoke / "printed.txt").read_text().splitlines()
+    assert printed[0].startswith("table1: profile smoke, cpu")
+    assert "about 1 min" in printed[0]
+    errors = {r.row: r.value for r in rows if r.metric == "test_error"}
+    for row, paper in (("mlp", "1.60"), ("resnet", "0.41"), ("rknet", "0.47"), ("odenet", "0.42")):
+        line = next(text for text in printed if text.split(" | ")[0].strip() == row)
+        cells = [cell.strip() for cell in line.split("|")]
+        assert cells[1] == "test_error [%]"
+        assert cells[2] == f"{errors[row]:.2f} (1 seed, smoke)"
+        assert cells[4].startswith(paper)
+
+
+def test_the_provenance_tells_that_the_training_did_not_round_to_tf32(smoke: Path) -> None:
+    runs = provenance.read(smoke / "table1" / "smoke.csv")
+    assert len(runs) == len(table1.ROWS)
+    assert {entry["precision"]["tf32_cudnn"] for entry in runs.values()} == {False}
 
 
 def test_the_same_command_again_trains_nothing_and_keeps_the_rows(
@@ -144,12 +158,57 @@ def test_a_setting_that_no_model_has_stops_before_anything_is_trained(
     tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
-    assert main([*arguments, "--data-root", mnist_root, "--set", "model.solvr.rtol=1"]) == 1
-    assert "solvr" in capsys.readouterr().err
-    assert not (tmp_path / "table1").exists()
+    assert main([*arguments, "--data-root", mnist_root, "--set", "model.solvr.rtol=1"]) == 2
+    assert "Option 'solvr.rtol' is not accepted" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "table1" / "smoke.csv").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["table1", "--device", "cpu", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_a_report_without_rows_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table1", "--device", "cpu", "--out", str(tmp_path), "--report-only"]) == 2
+    assert "Leave --report-only out" in capsys.readouterr().err
 
 
 def test_readme_has_its_two_commands_on_the_first_screen() -> None:
     first_screen = README.read_text().splitlines()[:20]
     assert "pip install -e . && python -m reproduce table1" in first_screen
     assert 'pip install -e ".[test]" && pytest' in first_screen
+
+
+def _readme(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_the_readmes_commands_are_ones_that_the_parsers_take(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line.split("#")[0] for block in _readme("bash") for line in block.splitlines()]
+    commands = [shlex.split(line.split("&&")[-1]) for line in lines if "python -m" in line]
+    ours = [words[3:] for words in commands if words[2] == "reproduce"]
+    training = [words[3:] for words in commands if words[2] == "reproduce.train"]
+    assert len(ours) >= 6
+    assert len(training) >= 3
+    for words in ours:
+        build_parser().parse_args(words)
+    monkeypatch.chdir(README.parent)
+    for words in training:
+        extra = [] if {"--print_config", "--model.help"} & set(words) else ["--print_config"]
+        monkeypatch.setattr(sys, "argv", ["reproduce.train", *words, *extra])
+        with pytest.raises(SystemExit) as stop:
+            train.main()
+        assert stop.value.code == 0, capsys.readouterr().err
+
+
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in _readme("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert "0.0067" in capsys.readouterr().out

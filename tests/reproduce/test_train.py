@@ -2,16 +2,19 @@
 
 import csv
 import json
+import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
 from lightning_modules import ImageClassifier
+from lightning_modules.callbacks import RunCost
 from reproduce import train
 
 CONFIGS = sorted(p.name for p in (resources.files("reproduce") / "configs").iterdir())
@@ -116,6 +119,96 @@ def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
     assert summary["cost"]["train_batches"] == 4
     assert _logged_steps(tmp_path / "metrics.1.csv") == [0, 1]
     assert _logged_steps(tmp_path / "metrics.csv") == [2, 3]
+
+
+def test_an_interrupted_training_goes_on_from_its_last_epoch_to_the_same_result(
+    tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arguments(folder: str) -> list[str]:
+        common = ["run", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
+        return [
+            *common,
+            "--trainer.max_epochs=3",
+            f"--trainer.default_root_dir={tmp_path / folder}",
+        ]
+
+    def break_off(self: RunCost, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("the power went")
+
+    assert _main(arguments("whole")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCost, "on_train_epoch_start", break_off)
+        assert _main(arguments("broken")) == 1
+    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["status"] == "error"
+    checkpoint = tmp_path / "broken" / "checkpoints" / "last.ckpt"
+    assert _main([*arguments("broken"), "--ckpt_path", str(checkpoint)]) == 0
+    whole, resumed = (
+        json.loads((tmp_path / f / "summary.json").read_text()) for f in ("whole", "broken")
+    )
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["cost"]["train_batches"] == whole["cost"]["train_batches"] == 6
+    assert resumed["cost"]["peak_memory"] > 50
+
+
+def test_flags_rule_over_what_a_checkpoint_was_trained_with(
+    tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ImageClassifier(body="mlp", hidden=3)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, max_epochs=0, default_root_dir=tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    common = ["test", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
+    common += ["--ckpt_path", str(tmp_path / "a.ckpt"), f"--trainer.default_root_dir={tmp_path}"]
+    assert _main([*common, "--model.hidden=3"]) == 0
+    assert _main([*common, "--model.hidden=4"]) == 1
+    assert "size mismatch" in capsys.readouterr().err
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_checkpoint_never_runs_code(
+    tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"state_dict": {}, "hyper_parameters": {"x": Evil()}}, tmp_path / "evil.ckpt")
+    common = ["test", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
+    common += ["--ckpt_path", str(tmp_path / "evil.ckpt")]
+    assert _main([*common, f"--trainer.default_root_dir={tmp_path}"]) == 1
+    assert "weights_only" in capsys.readouterr().err.lower() or not (tmp_path / "ran").exists()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [
+        (["--model.optimizer.lr=1e30", "--trainer.limit_train_batches=1"], "diverged"),
+        (["--trainer.limit_test_batches=0"], "error"),
+    ],
+)
+def test_a_training_without_a_finite_test_is_no_result(
+    flags: list[str], status: str, tmp_path: Path, mnist_root: str
+) -> None:
+    common = ["run", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
+    assert _main([*common, f"--trainer.default_root_dir={tmp_path}", *flags]) != 0
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == status
+
+
+def test_two_processes_train_one_global_batch_and_one_device_tests(
+    tmp_path: Path, mnist_root: str
+) -> None:
+    common = [sys.executable, "-m", "reproduce.train", "run", "--config", _config("mlp.yaml")]
+    common += ["--data.root", mnist_root, *SMALL]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    for folder, extra in (("one", []), ("two", ddp)):
+        command = [*common, f"--trainer.default_root_dir={tmp_path / folder}", *extra]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / f / "summary.json").read_text()) for f in ("one", "two"))
+    assert one["metrics"]["test/images"] == two["metrics"]["test/images"] == 16
+    assert two["metrics"]["test/loss"] == pytest.approx(one["metrics"]["test/loss"], rel=1e-5)
 
 
 def test_a_solver_that_fails_leaves_its_status_and_the_remedy(

@@ -1,14 +1,10 @@
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torchdiffeq
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.solvers import (
     Solution,
@@ -334,47 +330,6 @@ def test_evaluation_needs_no_graph(net: Net, y0: Tensor) -> None:
         solution = odeint(net, y0, output_times(), TIGHT_ADJOINT)
     assert not solution.ys.requires_grad
     assert solution.stats.nfe_backward == 0
-
-
-class Model(nn.Module):
-    """A layer and an ODE block trained by the adjoint, as in a classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Linear(2, 2).double()
-        self.field = Net()
-
-    def forward(self, x: Tensor) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        settings = SolverSettings(method="rk4_38", step_size=0.2, gradient="adjoint")
-        return odeint(self.field, self.stem(x), times, settings).ys[-1].pow(2).mean()
-
-
-def batch() -> Tensor:
-    return torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
-def train_on_a_half(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = DistributedDataParallel(Model())
-    model(batch().chunk(2)[rank]).backward()
-    grads = {name: p.grad for name, p in model.module.named_parameters() if p.requires_grad}
-    torch.save(grads, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
-def test_two_processes_average_to_the_gradient_of_the_joined_batch(tmp_path: Path) -> None:
-    mp.spawn(train_on_a_half, args=(str(tmp_path),), nprocs=2)
-    model = Model()
-    model(batch()).backward()
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            torch.testing.assert_close(ranks[0][name], ranks[1][name], rtol=0, atol=0)
-            torch.testing.assert_close(ranks[0][name], parameter.grad, rtol=1e-11, atol=1e-13)
 
 
 def test_every_backend_offers_the_adjoint() -> None:

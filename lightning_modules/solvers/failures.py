@@ -1,0 +1,75 @@
+"""What a solver says when it gives up."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
+from lightning_modules.solvers.registry import TensorField
+
+
+def step_limit(
+    t: float, end: float, dt: float, settings: SolverSettings, stats: SolveStats
+) -> SolverFailed:
+    """Return the failure of a solve that has used up its steps."""
+    why = f"max_steps={settings.max_steps} reached. Raise max_steps or loosen rtol/atol."
+    return _stopped(why, t, end, dt, settings, stats)
+
+
+def no_step(
+    field: TensorField,
+    t: float,
+    y: Tensor,
+    dt: float,
+    end: float,
+    settings: SolverSettings,
+    stats: SolveStats,
+    *,
+    finite: bool,
+) -> SolverFailed:
+    """Return the failure of a solve that finds no step to take, after looking for its cause.
+
+    Args:
+        field: Evaluated once more at ``(t, y)``.
+        t: Time that the solve had reached.
+        y: State at that time.
+        dt: Size of the step tried last, 0 if none was.
+        end: Last output time.
+        settings: How it was solved, for the message.
+        stats: Steps that the solve took.
+        finite: Whether the error of the step tried last was.
+    """
+    why = f"{_cause(field, t, y, finite)} {_remedy(y.dtype, settings)}"
+    return _stopped(why, t, end, dt, settings, stats)
+
+
+def _stopped(
+    why: str, t: float, end: float, dt: float, settings: SolverSettings, stats: SolveStats
+) -> SolverFailed:
+    return SolverFailed(
+        f"{settings.method} stopped at t={t:.6g} of {end:.6g} after {stats.steps} steps "
+        f"(dt={abs(dt):.1e}): {why}",
+        t,
+        abs(dt),
+        stats.steps,
+    )
+
+
+@torch.no_grad()
+def _cause(field: TensorField, t: float, y: Tensor, finite: bool) -> str:
+    if not bool(torch.isfinite(y).all()):
+        return "the state is not finite."
+    time = torch.full((), t, dtype=y.dtype, device=y.device)
+    if not bool(torch.isfinite(field(time, y)).all()):
+        return "the field returned values that are not finite at the last state."
+    if not finite:
+        return (
+            "the field is finite at the last state but not within the step tried from it; "
+            "the solution diverges or the field is not defined there."
+        )
+    return "the step size vanished; the problem looks stiff, or its solution diverges."
+
+
+def _remedy(dtype: torch.dtype, settings: SolverSettings) -> str:
+    if settings.rtol < 4 * torch.finfo(dtype).eps:
+        return f"rtol is below the resolution of {dtype}: loosen it or pass a float64 y0."
+    return "Loosen rtol/atol, shorten the time span, or check the field."

@@ -1,0 +1,56 @@
+"""What gradients that evaluate the field again in backward have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers.registry import Problem
+
+
+def autocast_now(device: str) -> dict[str, Any]:
+    """Return the arguments of ``torch.autocast`` that restore how it is set on ``device``."""
+    return {
+        "device_type": device,
+        "enabled": torch.is_autocast_enabled(device),
+        "dtype": torch.get_autocast_dtype(device),
+        "cache_enabled": False,  # a cast cached without graph would cut gradients elsewhere
+    }
+
+
+def check_unchanged(problem: Problem, parameters: Sequence[Tensor]) -> None:
+    """Raise unless the field still has the parameters that it had in forward."""
+    if list(map(id, problem.parameters())) != list(map(id, parameters)):
+        raise RuntimeError(
+            "The field's parameters were replaced, frozen or unfrozen between forward and "
+            f"backward; gradient={problem.settings.gradient!r} evaluates the field again and "
+            "needs them unchanged. Run backward first, or use gradient='direct'."
+        )
+
+
+def vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
+    """Return vectorᵀ ∂output/∂input for each input, None where there is no dependence."""
+    if not output.requires_grad:
+        return [None] * len(inputs)
+    return torch.autograd.grad(output, inputs, vector, allow_unused=True)
+
+
+def refuse_strangers(output: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Raise where ``output`` depends on a leaf not among ``inputs``, whose gradient is lost."""
+    known = set(map(id, inputs))
+    seen: set[Any] = set()
+    todo: list[Any] = [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)  # only leaves' AccumulateGrad nodes have one
+        if isinstance(leaf, Tensor) and id(leaf) not in known:
+            raise RuntimeError(
+                f"The field uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
+                "and is no parameter of it, so backward would drop that gradient. Pass an "
+                "nn.Module that owns it, make it part of the state, or use gradient='direct'."
+            )
+        todo.extend(parent for parent, _ in node.next_functions)

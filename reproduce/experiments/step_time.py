@@ -1,0 +1,251 @@
+"""One ODE-Net training step costs less with our solver core than with the public example's.
+
+Times forward and backward of the classifier with the `conv` stem on a batch of 128, all
+alternatives once a round on the same weights and images, at tolerance 1e-3 with dopri5. Ratios are
+medians over rounds of the time divided by that of `example_adjoint` in the same round; times count
+on this machine only. Evaluations stand beside them: a ratio counts where they are equal.
+
+- `example_adjoint`: torchdiffeq's `odeint_adjoint` and a field that concatenates time as a
+  channel, both as in the authors' public example: what the others are divided by.
+- `torchdiffeq_…` and `native_…`: our interface and our field, by backend and gradient.
+- `floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a graph,
+  then with a graph and its vector-Jacobian product, and the stem and head once. No solver that
+  evaluates the field as often can be faster.
+
+Deviations: none, the paper measured no time. Images are uniform noise and weights are fresh, which
+changes no cost but the number of evaluations.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from reproduce import provenance
+from reproduce.context import Context, Profile
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+PROTOCOL = 1
+TRAINS = False
+REFERENCE = "example_adjoint"
+OURS = {
+    "torchdiffeq_direct": ("torchdiffeq", "direct"),
+    "torchdiffeq_adjoint": ("torchdiffeq", "adjoint"),
+    "native_direct": ("native", "direct"),
+    "native_checkpoint": ("native", "checkpoint"),
+    "native_adjoint": ("native", "adjoint"),
+}
+ROWS = (REFERENCE, *OURS, "floor")
+TOLERANCE = 1e-3
+BATCH = 128
+
+PROFILES = {
+    "smoke": Profile({"rounds": 2, "batch": 4}, seeds=1, minutes=0.2),
+    "quick": Profile({"rounds": 15, "batch": BATCH}, seeds=1, minutes=2),
+    "short": Profile({"rounds": 40, "batch": BATCH}, seeds=1, minutes=5),
+    "paper": Profile({"rounds": 40, "batch": BATCH}, seeds=1, minutes=5),
+}
+
+
+def run(ctx: Context) -> list[Record]:
+    """Time every alternative; write all rows at the end, since they only count together."""
+    import torch
+
+    from reproduce.timing import interleave
+
+    settings = {**PROFILES[ctx.profile].overrides, "device": ctx.device}
+    rounds, batch = settings["rounds"], settings["batch"]
+    torch.manual_seed(0)
+    images = torch.rand(batch, 1, 28, 28, device=ctx.device)
+    labels = torch.randint(10, (batch,), device=ctx.device)
+    steps = {name: _step(name, images, labels) for name in ROWS[:-1]}
+    evaluations = {name: step() for name, step in steps.items()}
+    work: dict[str, Callable[[], object]] = {**steps}
+    work["floor"] = _floor(images, labels, *evaluations["native_checkpoint"])
+    evaluations["floor"] = evaluations["native_checkpoint"]
+    timings = interleave(work, rounds)
+    run_id = hashlib.sha256(repr((sorted(settings.items()), PROTOCOL)).encode()).hexdigest()[:12]
+    records = []
+    for name, timing in timings.items():
+        forward, backward = evaluations[name]
+        measured = {
+            "step_ms": (1e3 * timing.median, "ms"),
+            "step_spread_ms": (1e3 * timing.spread, "ms"),
+            "ratio": (timing.ratio_to(timings[REFERENCE]), ""),
+            "nfe_forward": (forward, "evaluations"),
+            "nfe_backward": (backward, "evaluations"),
+        }
+        records += [
+            Record(
+                experiment="step_time",
+                row=name,
+                metric=metric,
+                value=value,
+                unit=unit,
+                seed=0,
+                profile=ctx.profile,
+                protocol=PROTOCOL,
+                budget=f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}",
+                overrides="",
+                device=ctx.device_text,
+                run=run_id,
+            )
+            for metric, (value, unit) in measured.items()
+        ]
+    ctx.save(records, provenance.collect(ctx.command, settings))
+    return records
+
+
+def table(records: list[Record]) -> "pd.DataFrame":
+    """One line per alternative: milliseconds, ratio and evaluations."""
+    from reproduce.records import to_frame
+
+    wide = to_frame(records).pivot_table(index="row", columns="metric", values="value")
+    return wide.reindex([row for row in ROWS if row in wide.index])
+
+
+def plot(records: list[Record]) -> "Figure":
+    """Bars of the ratios to the public example's step."""
+    from reproduce import plotting
+
+    ratios = {r.row: r.value for r in records if r.metric == "ratio"}
+    with plotting.style():
+        figure, axes = plotting.subplots(size=(9.0, 4.5))
+        for place, row in enumerate(ROWS):
+            bar = axes.barh(place, ratios[row], height=0.6, color=plotting.OKABE_ITO["blue"])
+            axes.bar_label(bar, fmt="%.2f", padding=4)
+        axes.set_yticks(range(len(ROWS)), [row.replace("_", ", ") for row in ROWS])
+        axes.invert_yaxis()
+        axes.set_xlabel("time of a training step, relative to the public example's")
+        figure.suptitle("ODE-Net on MNIST, " + records[0].budget)
+    return figure
+
+
+def _step(name: str, images: "Tensor", labels: "Tensor") -> Callable[[], tuple[int, int]]:
+    """Return a training step that returns its evaluations, forward and backward."""
+    import torch.nn.functional as F
+
+    from lightning_modules.solvers import collect_stats
+
+    model = _example() if name == REFERENCE else _ours(*OURS[name])
+    model = model.to(images.device)
+    own_count = getattr(model[1], "evaluations", None)
+
+    def step() -> tuple[int, int]:
+        model.zero_grad()
+        with collect_stats() as solves:
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+        if own_count is not None:
+            return own_count()
+        return sum(s.nfe_forward for s in solves), sum(s.nfe_backward for s in solves)
+
+    return step
+
+
+def _parts(field: "nn.Module") -> tuple["nn.Module", "nn.Module"]:
+    """Return stem and head with the same weights whatever is built between them."""
+    import torch
+
+    from lightning_modules.nets import build_head, build_stem
+
+    torch.manual_seed(0)
+    stem, head = build_stem("conv", 64, 32), build_head(64, 32, 10)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.normal_(std=0.05)
+    return stem, head
+
+
+def _ours(backend: str, gradient: str) -> "nn.Sequential":
+    from torch import nn
+
+    from lightning_modules.nets import ConvField, OdeBlock
+    from lightning_modules.solvers import SolverSettings
+
+    field = ConvField(64, 32)
+    stem, head = _parts(field)
+    settings = SolverSettings(
+        backend=backend,
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+    return nn.Sequential(stem, OdeBlock(field, settings), head)
+
+
+def _example() -> "nn.Sequential":
+    import torch
+    import torchdiffeq
+    from torch import nn
+
+    from lightning_modules.nets import ConcatConvField
+
+    class Counted(nn.Module):
+        """The example's field with a counter, as the example itself has one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.field = ConcatConvField(64, 32)
+            self.count = 0
+
+        def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            self.count += 1
+            return self.field(t, y)
+
+    class ExampleBlock(nn.Module):
+        """The ODE block of the public example."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.odefunc = Counted()
+            self.forward_count = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.odefunc.count = 0
+            times = torch.tensor([0.0, 1.0], device=x.device)
+            solve = torchdiffeq.odeint_adjoint
+            out = solve(self.odefunc, x, times, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5")
+            self.forward_count = self.odefunc.count
+            return out[1]
+
+        def evaluations(self) -> tuple[int, int]:
+            return self.forward_count, self.odefunc.count - self.forward_count
+
+    block = ExampleBlock()
+    stem, head = _parts(block)
+    return nn.Sequential(stem, block, head)
+
+
+def _floor(
+    images: "Tensor", labels: "Tensor", forward: int, backward: int
+) -> Callable[[], object]:
+    """Return the same evaluations of field, stem and head without any solver."""
+    import torch
+    import torch.nn.functional as F
+
+    from lightning_modules.nets import ConvField
+
+    field = ConvField(64, 32)
+    stem, head = (part.to(images.device) for part in _parts(field))
+    field.to(images.device)
+    t = torch.tensor(0.5, device=images.device)
+    parameters = tuple(field.parameters())
+
+    def evaluate() -> None:
+        state = stem(images)
+        y = state.detach()
+        with torch.no_grad():
+            for _ in range(forward):
+                field(t, y)
+        for _ in range(backward):
+            start = y.requires_grad_()
+            dy = field(t, start)
+            torch.autograd.grad(dy, (start, *parameters), torch.ones_like(dy))
+        F.cross_entropy(head(state), labels).backward()
+
+    return evaluate
