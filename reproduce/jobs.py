@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from reproduce import provenance
+from reproduce import provenance, storage
 from reproduce.records import Status
 
 BAD_COMMAND_LINE = 2
@@ -136,7 +136,7 @@ def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce
             (folder / stale).unlink(missing_ok=True)
         result = _result(job, folder, _train(job, folder, watch))
         made = _describe(job, vars(result), command)
-        (folder / "provenance.json").write_text(json.dumps(made))
+        storage.write(folder / "provenance.json", json.dumps(made, default=str))
         return replace(result, made=made)
 
 

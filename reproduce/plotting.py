@@ -6,12 +6,13 @@ whatever backend the user's own session has.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from zlib import crc32
+
+from reproduce import storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,11 +158,6 @@ def save(fig: Figure, path_without_suffix: Path) -> tuple[Path, Path]:
 
 def _save(fig: Figure, path: Path, metadata: dict[str, None]) -> Path:
     """Write one file without the metadata that would change from run to run."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with style():
-            fig.savefig(scratch, format=path.suffix[1:], dpi=DPI, metadata=metadata)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with storage.replacing(path) as scratch, style():
+        fig.savefig(scratch, format=path.suffix[1:], dpi=DPI, metadata=metadata)
     return path

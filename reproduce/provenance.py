@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from reproduce import storage
 
 PACKAGES = (
     "torch",
@@ -89,17 +89,11 @@ def write(csv: Path, run: str, entry: Mapping[str, Any]) -> Path:
         OSError: If the folder cannot be written to; the message says how to choose another.
     """
     path = path_for(csv)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            runs = read(csv) if path.exists() else {}
-            _replace(path, {"runs": {**runs, run: dict(entry)}})
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            f"Cannot write {path.name} in the folder {path.parent}: {reason}. "
-            "Choose another folder with --out."
-        ) from error
+    with storage.exclusive(path):
+        runs = read(csv) if path.exists() else {}
+        content = {"runs": {**runs, run: dict(entry)}}
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        storage.write(path, text + "\n")
     return path
 
 
@@ -118,20 +112,6 @@ def read(csv: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(runs, dict):
         raise ValueError(f"{path} is not a provenance file: its runs are not named.")
     return runs
-
-
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file in one step, so that no reader ever meets half of it."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n"
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _git(*arguments: str) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from filelock import FileLock
+from reproduce import storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,16 +120,8 @@ def append(path: Path, records: Iterable[Record]) -> None:
         OSError: If the folder cannot be written to; the message says how to choose another.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            _write(path, merge(read(path) if path.exists() else [], records))
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            f"Cannot write {path.name} in the folder {path.parent}: {reason}. "
-            "Choose another folder with --out."
-        ) from error
+    with storage.exclusive(path):
+        _write(path, merge(read(path) if path.exists() else [], records))
 
 
 def merge(earlier: Iterable[Record], new: Iterable[Record]) -> list[Record]:
@@ -254,18 +245,9 @@ def _parse_value(text: str) -> float:
 
 
 def _write(path: Path, records: Iterable[Record]) -> None:
-    """Replace the file in one step, so that no reader ever meets half of it."""
     lines = [",".join(COLUMNS)]
     lines += [",".join(_cell(getattr(record, name)) for name in COLUMNS) for record in records]
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "w", encoding="utf-8", newline="") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    storage.write(path, "\n".join(lines) + "\n")
 
 
 def _cell(value: str | int | float) -> str:

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
 from lightning_modules.solvers import SolverFailed
-from reproduce import provenance
+from reproduce import provenance, storage
 
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
@@ -193,9 +193,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _write_summary(root: Path, **content: Any) -> None:
-    partial = root / "summary.partial"
-    partial.write_text(json.dumps({**content, "process": provenance.process()}, indent=1))
-    os.replace(partial, root / "summary.json")
+    content["process"] = provenance.process()
+    storage.write(root / "summary.json", json.dumps(content, indent=1))
 
 
 def main() -> int:

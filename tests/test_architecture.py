@@ -18,14 +18,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "lightning_modules.nets": ("lightning_modules.nets", "lightning_modules.solvers"),
     "lightning_modules": ("lightning_modules",),
     "datamodules": ("datamodules",),
+    "reproduce.storage": (),
     "reproduce.paper": (),
-    "reproduce.records": (),
-    "reproduce.provenance": (),
-    "reproduce.plotting": (),
+    "reproduce.records": ("reproduce.storage",),
+    "reproduce.provenance": ("reproduce.storage",),
+    "reproduce.plotting": ("reproduce.storage",),
     "reproduce.progress": (),
     "reproduce.timing": (),
     "reproduce.compare": ("reproduce.paper", "reproduce.records"),
-    "reproduce.jobs": ("reproduce.records", "reproduce.provenance"),
+    "reproduce.jobs": ("reproduce.records", "reproduce.provenance", "reproduce.storage"),
     "reproduce.context": (
         "reproduce.jobs",
         "reproduce.records",
@@ -44,7 +45,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.context",
         "reproduce.jobs",
     ),
-    "reproduce.train": ("lightning_modules", "datamodules", "reproduce.provenance"),
+    "reproduce.train": (
+        "lightning_modules",
+        "datamodules",
+        "reproduce.provenance",
+        "reproduce.storage",
+    ),
     "reproduce.__main__": ("reproduce",),
 }
 WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")

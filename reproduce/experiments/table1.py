@@ -108,7 +108,8 @@ def plot(records: list[Record]) -> "Figure":
     with plotting.style():
         figure, (left, right) = plotting.subplots(1, 2, width_ratios=[3, 2], sharey=True)
         _draw(left, right, records)
-        figure.suptitle(f"Table 1 on MNIST: {'; '.join(sorted({r.budget for r in records}))}")
+        budgets = {r.budget for r in records if r.row in ("mlp", "resnet")}
+        figure.suptitle(f"Table 1 on MNIST: {'; '.join(sorted(budgets))}")
     return figure
 
 
@@ -148,7 +149,7 @@ def _records(ctx: Context, result: Result) -> list[Record]:
             seed=job.seed,
             profile=ctx.profile,
             protocol=PROTOCOL,
-            budget=budget(job.resolved),
+            budget=budget(job.resolved) + solver_text(job.resolved),
             overrides=ctx.overrides_text,
             device=result.device or ctx.device_text,
             run=job.run,
@@ -190,3 +191,12 @@ def budget(config: dict[str, Any]) -> str:
         length = f"{part:.2g} of an epoch ({batches} batches)"
         length = length if epochs == 1 else f"{epochs} times {length}"
     return f"{length}, batch {batch}, {schedule}"
+
+
+def solver_text(config: dict[str, Any]) -> str:
+    """Name the solver of a resolved configuration; empty for a network without an equation."""
+    model = config["model"]["init_args"]
+    if model["body"] != "ode":
+        return ""
+    solver = model["solver"]
+    return f", {solver['backend']} {solver['method']} {solver['gradient']} at {solver['rtol']:g}"

@@ -95,6 +95,8 @@ def test_table1_writes_rows_provenance_and_figure_and_prints_the_papers_numbers(
     rows = records.read(smoke / "table1" / "smoke.csv")
     assert {r.row for r in rows} == set(table1.ROWS)
     assert {r.status for r in rows} == {"ok"}
+    solved = {r.row for r in rows if "native dopri5" in r.budget}
+    assert solved == {"rknet", "odenet"}
     counts = {r.row: r.value for r in rows if r.metric == "parameters"}
     assert counts == {
         "mlp": 238_510,
