@@ -8,12 +8,13 @@ on this machine only. Evaluations stand beside them: a ratio counts where they a
 - `example_adjoint`: torchdiffeq's `odeint_adjoint` and a field that concatenates time as a
   channel, both as in the authors' public example: what the others are divided by.
 - `torchdiffeq_…` and `native_…`: our interface and our field, by backend and gradient.
-- `floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a graph,
-  then with a graph and its vector-Jacobian product, and the stem and head once. No solver that
-  evaluates the field as often can be faster.
+- `field_floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a
+  graph, then with a graph and its vector-Jacobian product, and the stem and head once. No solver
+  that evaluates the field as often can be faster.
+- `convolution_floor`: the same with the field's two convolutions alone.
 
-Deviations: none, the paper measured no time. Images are uniform noise and weights are fresh, which
-changes no cost but the number of evaluations.
+Deviations: none, the paper measured no time. Images are uniform noise and weights are as drawn,
+which changes no cost but the number of evaluations.
 """
 
 import hashlib
@@ -39,7 +40,8 @@ OURS = {
     "native_checkpoint": ("native", "checkpoint"),
     "native_adjoint": ("native", "adjoint"),
 }
-ROWS = (REFERENCE, *OURS, "floor")
+FLOORS = ("field_floor", "convolution_floor")
+ROWS = (REFERENCE, *OURS, *FLOORS)
 TOLERANCE = 1e-3
 BATCH = 128
 
@@ -62,11 +64,12 @@ def run(ctx: Context) -> list[Record]:
     torch.manual_seed(0)
     images = torch.rand(batch, 1, 28, 28, device=ctx.device)
     labels = torch.randint(10, (batch,), device=ctx.device)
-    steps = {name: _step(name, images, labels) for name in ROWS[:-1]}
+    steps = {name: _step(name, images, labels) for name in (REFERENCE, *OURS)}
     evaluations = {name: step() for name, step in steps.items()}
     work: dict[str, Callable[[], object]] = {**steps}
-    work["floor"] = _floor(images, labels, *evaluations["native_checkpoint"])
-    evaluations["floor"] = evaluations["native_checkpoint"]
+    for name in FLOORS:
+        evaluations[name] = evaluations["native_checkpoint"]
+        work[name] = _floor(name, images, labels, *evaluations[name])
     timings = interleave(work, rounds)
     run_id = hashlib.sha256(repr((sorted(settings.items()), PROTOCOL)).encode()).hexdigest()[:12]
     records = []
@@ -148,16 +151,17 @@ def _step(name: str, images: "Tensor", labels: "Tensor") -> Callable[[], tuple[i
 
 
 def _parts(field: "nn.Module") -> tuple["nn.Module", "nn.Module"]:
-    """Return stem and head with the same weights whatever is built between them."""
+    """Return stem and head, and draw the field's weights: the same for every alternative."""
     import torch
+    from torch import nn
 
     from lightning_modules.nets import build_head, build_stem
 
     torch.manual_seed(0)
     stem, head = build_stem("conv", 64, 32), build_head(64, 32, 10)
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.normal_(std=0.05)
+    for module in field.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
     return stem, head
 
 
@@ -222,15 +226,23 @@ def _example() -> "nn.Sequential":
 
 
 def _floor(
-    images: "Tensor", labels: "Tensor", forward: int, backward: int
+    name: str, images: "Tensor", labels: "Tensor", forward: int, backward: int
 ) -> Callable[[], object]:
     """Return the same evaluations of field, stem and head without any solver."""
     import torch
     import torch.nn.functional as F
+    from torch import nn
 
     from lightning_modules.nets import ConvField
 
-    field = ConvField(64, 32)
+    class Convolutions(nn.Sequential):
+        """Two convolutions of the field's size, called like a field."""
+
+        def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return super().forward(y)
+
+    two = (nn.Conv2d(64, 64, 3, padding=1) for _ in range(2))
+    field = ConvField(64, 32) if name == "field_floor" else Convolutions(*two)
     stem, head = (part.to(images.device) for part in _parts(field))
     field.to(images.device)
     t = torch.tensor(0.5, device=images.device)
