@@ -22,10 +22,11 @@ class TimeConv2d(nn.Conv2d):
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         """Convolve ``x`` of shape ``(batch, width, height, width)`` at the scalar time ``t``."""
+        # Split, not sliced: backward joins the two gradients instead of padding and adding them.
+        for_time, for_state = self.weight.split([1, x.shape[1]], dim=1)
         ones = x.new_ones(1, 1, *x.shape[-2:])
-        of_time = F.conv2d(ones, self.weight[:, :1], padding=1) * t
-        of_state = F.conv2d(x, self.weight[:, 1:], self.bias, padding=1)
-        return of_state + of_time
+        of_time = F.conv2d(ones, for_time, padding=1) * t
+        return F.conv2d(x, for_state, self.bias, padding=1).add_(of_time)
 
 
 class _TimelessConv2d(nn.Conv2d):

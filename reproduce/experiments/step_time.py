@@ -238,7 +238,7 @@ def _floor(
     class Convolutions(nn.Sequential):
         """Two convolutions of the field's size, called like a field."""
 
-        def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return super().forward(y)
 
     two = (nn.Conv2d(64, 64, 3, padding=1) for _ in range(2))
