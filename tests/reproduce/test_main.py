@@ -214,3 +214,12 @@ def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for block in _readme("python"):
         exec(compile(block, "README.md", "exec"), {})
     assert "0.0067" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_the_shipped_one() -> None:
+    shipped = records.read(README.parent / "results" / "table1" / "quick.csv")
+    for row in table1.ROWS:
+        values = {r.metric: r.value for r in shipped if r.row == row}
+        start = f"| `{row}` | {values['test_error']:.2f} % |"
+        line = next(text for text in README.read_text().splitlines() if text.startswith(start))
+        assert f"| {values['parameters']:,} |" in line
