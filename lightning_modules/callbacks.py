@@ -44,7 +44,8 @@ class _Totals:
 class RunCost(pl.Callback):
     """Measures seconds, peak memory and field evaluations, training and testing apart.
 
-    Logs ``train/nfe_forward`` and ``train/nfe_backward`` of every batch; ``summary`` has means.
+    Logs ``train/nfe_forward`` and ``train/nfe_backward`` of every batch, ``train/seconds`` and
+    ``train/peak_memory`` (MiB) of every epoch; ``summary`` has means.
     Evaluations are those of this process: with several devices each rank solves its own batch.
     Seconds are wall-clock time between the first and the last training batch. Memory is the peak
     allocated on the GPU, or else the largest resident set of the process, libraries included.
@@ -103,8 +104,10 @@ class RunCost(pl.Callback):
             pl_module.log("train/nfe_backward", float(backward))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the memory before the epoch's checkpoint is written."""
+        """Log seconds and peak memory so far, before the epoch's checkpoint is written."""
         self._peak_memory = max(self._peak_memory, _peak_memory(pl_module.device))
+        pl_module.log("train/seconds", self.train_seconds)
+        pl_module.log("train/peak_memory", self._peak_memory)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock, after the GPU has finished."""

@@ -105,7 +105,8 @@ def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
     assert summary["cost"]["train_nfe_backward"] >= 14
     assert summary["cost"]["train_batches"] == 2
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
-    assert {"train/loss", "train/nfe_forward", "train/nfe_backward"} <= set(header.split(","))
+    logged = ("loss", "error", "nfe_forward", "nfe_backward", "seconds", "peak_memory")
+    assert {f"train/{name}" for name in logged} <= set(header.split(","))
 
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     content = torch.load(checkpoint, weights_only=True)
