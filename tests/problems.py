@@ -1,10 +1,10 @@
-"""Initial value problems with closed-form solutions, by name, in float64."""
+"""Initial value problems with closed-form solutions and fields with parameters, in float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,31 @@ PROBLEMS = (
     Problem("logistic", lambda t, y: y * (1 - y), _POPULATION, _logistic),
     Problem("time_dependent", lambda t, y: t * y, _START, lambda t: _START * torch.exp(t**2 / 2)),
 )
+
+
+class Net(nn.Module):
+    """A time-dependent field with a used, an unused and a frozen parameter."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(3, width)
+        self.second = nn.Linear(width, 2)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.frozen = nn.Parameter(torch.tensor(1.5), requires_grad=False)
+        self.double()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        time = t.expand(*y.shape[:-1], 1)
+        return self.second(torch.tanh(self.first(torch.cat([time, y], dim=-1)))) * self.frozen
+
+
+class Growth(nn.Module):
+    """f = theta z: a(t) = exp(theta (T - t)), dL/dtheta = T z0 exp(theta T) for L = z(T)."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.theta * z

@@ -11,7 +11,7 @@ from lightning_modules.solvers import SolverSettings
 
 DIRECT = SolverSettings(gradient="direct")
 
-# Fact sheet 1.4, from the layers of the authors' public example.
+# Counted from the layers of the authors' public example, one by one.
 PARAMETERS = {
     ("ode", "conv", 6): 208_266,
     ("ode", "res", 6): 232_970,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchdiffeq
+from problems import Growth, Net
 from torch import Tensor, nn
 
 from lightning_modules.solvers import (
@@ -18,22 +19,6 @@ from lightning_modules.solvers.registry import backends
 TIGHT = SolverSettings(rtol=1e-10, atol=1e-10)
 TIGHT_ADJOINT = SolverSettings(rtol=1e-10, atol=1e-10, gradient="adjoint")
 NORMS = ("per_tensor", "rms", "seminorm")
-
-
-class Net(nn.Module):
-    """A time-dependent field whose parameters are used, unused and frozen."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.first = nn.Linear(3, width)
-        self.second = nn.Linear(width, 2)
-        self.unused = nn.Parameter(torch.ones(2))
-        self.frozen = nn.Parameter(torch.tensor(1.5), requires_grad=False)
-        self.double()
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        time = t.expand(*y.shape[:-1], 1)
-        return self.second(torch.tanh(self.first(torch.cat([time, y], dim=-1)))) * self.frozen
 
 
 class Counting(nn.Module):
@@ -117,17 +102,6 @@ def test_fixed_step_solves_have_time_gradients_in_both_modes(net: Net, y0: Tenso
     times = output_times()
     found = [gradients(net, y0, times, settings) for settings in (direct, adjoint)]
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
-
-
-class Growth(nn.Module):
-    """f = theta z, the closed form of paper_facts 0.3."""
-
-    def __init__(self, theta: float) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return self.theta * z
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import PROBLEMS, Problem
+from problems import PROBLEMS, Growth, Net, Problem
 from torch import Tensor, nn
 
 from lightning_modules.solvers import (
@@ -28,34 +28,6 @@ def native(method: str = "dopri5", **changes: object) -> SolverSettings:
     if method in FIXED:
         changes.setdefault("step_size", 0.1)
     return SolverSettings(backend="native", method=method, **changes)  # type: ignore[arg-type]
-
-
-class Net(nn.Module):
-    """A time-dependent field with a used, an unused and a frozen parameter."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Linear(3, width)
-        self.second = nn.Linear(width, 2)
-        self.unused = nn.Parameter(torch.ones(2))
-        self.frozen = nn.Parameter(torch.tensor(1.5), requires_grad=False)
-        self.double()
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        time = t.expand(*y.shape[:-1], 1)
-        return self.second(torch.tanh(self.first(torch.cat([time, y], dim=-1)))) * self.frozen
-
-
-class Growth(nn.Module):
-    """f = theta z, the closed form of paper_facts 0.3."""
-
-    def __init__(self, theta: float) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return self.theta * z
 
 
 def start() -> Tensor:
