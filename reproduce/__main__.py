@@ -178,7 +178,8 @@ def _check_folders(ctx: "Context", path: Path) -> None:
                 pass
         except OSError as error:
             raise UsageError(
-                f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+                f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out "
+                "(results) or REPRODUCE_RUNS (run folders)."
             ) from error
     if path.exists():
         records.read(path)

@@ -126,9 +126,8 @@ def _draw(left: "Axes", right: "Axes", records: list[Record]) -> None:
         sizes = [r.value / 1e6 for r in mine if r.metric == "parameters"]
         right.barh(place, sizes[0] if sizes else 0, height=0.5, color=style["color"])
         published = paper.number("table1", row, "parameters")
-        paper_look = {**plotting.PAPER_STYLE, "label": "" if place else "paper"}
-        right.plot(float(published.value) / 1e6, place, **paper_look)
-    right.legend(loc="lower right")
+        right.plot(float(published.value) / 1e6, place, **plotting.PAPER_STYLE)
+    plotting.legend(right)
     left.set_xlabel("test error (%), one mark a seed")
     left.set_xlim(left=0)
     left.set_yticks(range(len(ROWS)), [plotting.NAMES[row] for row in ROWS])
