@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from reproduce.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from reproduce.context import Context
     from reproduce.records import Record
@@ -88,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     # Without a handler, SIGTERM would leave the training child behind as an orphan.
     signal.signal(signal.SIGTERM, _stop)
+    keep_freed_memory()
     try:
         _refuse_ranks()
         return _dispatch(arguments, list(argv) if argv is not None else sys.argv[1:])

@@ -23,6 +23,7 @@ import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
 from lightning_modules.solvers import SolverFailed
 from reproduce import provenance, storage
+from reproduce.allocator import keep_freed_memory
 
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
@@ -201,6 +202,7 @@ def main() -> int:
     """Run the command line and return its exit status."""
     # A checkpoint may come from a stranger: torch must never unpickle code, whoever calls it.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    keep_freed_memory()
     try:
         SuiteCLI(
             trainer_class=SuiteTrainer,

@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.plotting": ("reproduce.storage",),
     "reproduce.progress": (),
     "reproduce.timing": (),
+    "reproduce.allocator": (),
     "reproduce.compare": ("reproduce.paper", "reproduce.records"),
     "reproduce.jobs": ("reproduce.records", "reproduce.provenance", "reproduce.storage"),
     "reproduce.context": (
@@ -48,6 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.train": (
         "lightning_modules",
         "datamodules",
+        "reproduce.allocator",
         "reproduce.provenance",
         "reproduce.storage",
     ),

@@ -232,6 +232,7 @@ class _Sweep:
             row.zero_()
         else:
             row.view(y.shape).copy_(pulled)
-        for total, share in zip(self.gradients, shares, strict=True):
-            if share is not None:
-                total.add_(share)
+        pairs = zip(self.gradients, shares, strict=True)
+        reached = [(total, share) for total, share in pairs if share is not None]
+        if reached:  # one call for all parameters
+            torch._foreach_add_([total for total, _ in reached], [share for _, share in reached])

@@ -13,6 +13,9 @@ on this machine only. Evaluations stand beside them: a ratio counts where they a
   that evaluates the field as often can be faster.
 - `convolution_floor`: the same with the field's two convolutions alone.
 
+Besides, the operators of `native_checkpoint` are profiled: which part of the step convolutions,
+normalisations, rectifiers, the solver's sums over stages and copies take.
+
 Deviations: none, the paper measured no time. Images are uniform noise and weights are as drawn,
 which changes no cost but the number of evaluations.
 """
@@ -27,6 +30,7 @@ from reproduce.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
@@ -42,6 +46,14 @@ OURS = {
 }
 FLOORS = ("field_floor", "convolution_floor")
 ROWS = (REFERENCE, *OURS, *FLOORS)
+PROFILED = "native_checkpoint"
+OPERATORS = {
+    "convolutions": ("mkldnn_convolution", "convolution_backward", "_slow_conv2d", "cudnn_conv"),
+    "normalisations": ("native_group_norm",),
+    "rectifiers": ("clamp_min", "threshold", "relu"),
+    "sums_over_stages": ("addmv", "mv", "sum"),
+    "copies": ("copy_",),
+}
 TOLERANCE = 1e-3
 BATCH = 128
 
@@ -57,7 +69,7 @@ def run(ctx: Context) -> list[Record]:
     """Time every alternative; write all rows at the end, since they only count together."""
     import torch
 
-    from reproduce.timing import interleave
+    from reproduce.timing import interleave, shares
 
     settings = {**PROFILES[ctx.profile].overrides, "device": ctx.device}
     rounds, batch = settings["rounds"], settings["batch"]
@@ -72,6 +84,7 @@ def run(ctx: Context) -> list[Record]:
         work[name] = _floor(name, images, labels, *evaluations[name])
     timings = interleave(work, rounds)
     run_id = hashlib.sha256(repr((sorted(settings.items()), PROTOCOL)).encode()).hexdigest()[:12]
+    parts = shares(steps[PROFILED], OPERATORS)
     records = []
     for name, timing in timings.items():
         forward, backward = evaluations[name]
@@ -82,6 +95,8 @@ def run(ctx: Context) -> list[Record]:
             "nfe_forward": (forward, "evaluations"),
             "nfe_backward": (backward, "evaluations"),
         }
+        if name == PROFILED:
+            measured |= {f"share_{kind}": (100 * part, "%") for kind, part in parts.items()}
         records += [
             Record(
                 experiment="step_time",
@@ -107,25 +122,36 @@ def table(records: list[Record]) -> "pd.DataFrame":
     """One line per alternative: milliseconds, ratio and evaluations."""
     from reproduce.records import to_frame
 
-    wide = to_frame(records).pivot_table(index="row", columns="metric", values="value")
+    frame = to_frame([r for r in records if not r.metric.startswith("share_")])
+    wide = frame.pivot_table(index="row", columns="metric", values="value")
     return wide.reindex([row for row in ROWS if row in wide.index])
 
 
 def plot(records: list[Record]) -> "Figure":
-    """Bars of the ratios to the public example's step."""
+    """Bars of the ratios to the public example's step; below, where the checkpoint step goes."""
     from reproduce import plotting
 
     ratios = {r.row: r.value for r in records if r.metric == "ratio"}
+    shares = {r.metric[6:]: r.value for r in records if r.metric.startswith("share_")}
     with plotting.style():
-        figure, axes = plotting.subplots(size=(9.0, 4.5))
-        for place, row in enumerate(ROWS):
-            bar = axes.barh(place, ratios[row], height=0.6, color=plotting.OKABE_ITO["blue"])
-            axes.bar_label(bar, fmt="%.2f", padding=4)
-        axes.set_yticks(range(len(ROWS)), [row.replace("_", ", ") for row in ROWS])
-        axes.invert_yaxis()
-        axes.set_xlabel("time of a training step, relative to the public example's")
+        figure, axes = plotting.subplots(
+            rows=2, size=(10.0, 4.5), height_ratios=(len(ROWS), len(shares))
+        )
+        colour = plotting.OKABE_ITO["blue"]
+        _bars(axes[0], {row: ratios[row] for row in ROWS}, "%.2f", colour)
+        axes[0].set_xlabel("time of a training step, relative to the public example's")
+        _bars(axes[1], shares, "%.0f %%", colour)
+        axes[1].set_xlabel(f"time in operators of {PROFILED.replace('_', ', ')}, %")
         figure.suptitle("ODE-Net on MNIST, " + records[0].budget)
     return figure
+
+
+def _bars(axes: "Axes", values: dict[str, float], text: str, colour: str) -> None:
+    for place, value in enumerate(values.values()):
+        axes.bar_label(axes.barh(place, value, height=0.6, color=colour), fmt=text, padding=4)
+    axes.set_yticks(range(len(values)), [name.replace("_", ", ") for name in values])
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
 
 
 def _step(name: str, images: "Tensor", labels: "Tensor") -> Callable[[], tuple[int, int]]:

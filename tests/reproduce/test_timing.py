@@ -3,8 +3,9 @@
 import time
 
 import pytest
+import torch
 
-from reproduce.timing import Timing, interleave
+from reproduce.timing import Timing, interleave, shares
 
 
 def test_alternatives_take_turns_and_warm_up_is_not_timed() -> None:
@@ -30,3 +31,11 @@ def test_median_spread_and_ratio_within_rounds() -> None:
 def test_a_spread_needs_two_rounds() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         interleave({}, rounds=1)
+
+
+def test_shares_are_parts_of_the_whole_and_name_the_operator_that_takes_longest() -> None:
+    matrix, row = torch.rand(300, 300), torch.rand(300)
+    found = shares(lambda: (matrix @ matrix, row.exp()), {"products": ("mm",), "exp": ("exp",)})
+    assert set(found) == {"products", "exp", "other"}
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["products"] > found["exp"] > 0
