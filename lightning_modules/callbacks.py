@@ -254,6 +254,50 @@ class Progress(pl.Callback):
         os.replace(partial, self.path)
 
 
+class Predictions(pl.Callback):
+    """Writes what a classifier answers to every test image, for tests that pair two models.
+
+    Works with modules whose ``test_step`` returns ``{"label": …, "prediction": …}``, classes of
+    shape ``(batch,)``; of others nothing is written.
+
+    Args:
+        path: A CSV with the columns image, label and prediction; replaced as a whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._answers: list[tuple[Tensor, Tensor]] = []
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier test."""
+        self._answers = []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the answers of this batch."""
+        if isinstance(outputs, dict) and {"label", "prediction"} <= set(outputs):
+            self._answers.append((outputs["label"].cpu(), outputs["prediction"].cpu()))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the file, one line an image in the order of the test set."""
+        if not self._answers or not trainer.is_global_zero:
+            return
+        labels, answers = (torch.cat(part).tolist() for part in zip(*self._answers, strict=True))
+        lines = (
+            f"{i},{pair[0]},{pair[1]}" for i, pair in enumerate(zip(labels, answers, strict=True))
+        )
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("\n".join(["image,label,prediction", *lines, ""]))
+        os.replace(partial, self.path)
+
+
 def _peak_memory(device: torch.device) -> float:
     """Return MiB: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":

@@ -108,13 +108,14 @@ class ImageClassifier(pl.LightningModule):
         self.test_wrong.reset()
         self.test_images.reset()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count the misclassified images and log the loss, weighted by images."""
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Count the misclassified images, log the loss and return labels and predictions."""
         images, labels = batch
         logits = self(images)
         self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
         self.test_wrong.update(_wrong(logits, labels))
         self.test_images.update(torch.ones_like(labels))
+        return {"label": labels, "prediction": logits.argmax(dim=1)}
 
     def on_test_epoch_end(self) -> None:
         """Log the test error in % beside the counts it is made of, which are exact."""

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
 
-Better = Literal["lower", "higher"]
+Better = Literal["lower", "higher", "neither"]
+NumberTest = Literal["prediction", "exact", "none"]
+Profile = Literal["paper", "short", "quick"]
 
 REQUIRED_OF_ALL = ("value", "where")
-REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance")
-OPTIONAL = ("rows", "note")
+REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance", "reason", "test", "profiles")
+OPTIONAL = ("rows", "note", "others")
+CLAIMS = "claims"  # the table of claims, which `reproduce.claims` reads
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """The same number as somebody else measured it.
+
+    Args:
+        value: As published there, in the unit of the paper's number.
+        source: Who.
+        setting: What differs from the paper.
+    """
+
+    value: float
+    source: str
+    setting: str
 
 
 @dataclass(frozen=True)
@@ -29,8 +47,13 @@ class PaperNumber:
         where: The place in the paper.
         better: Direction of improvement; ``None`` for text.
         tolerance: Largest distance that counts as the same; ``None`` for text.
+        reason: Why that tolerance, or why the number cannot be judged.
+        test: ``prediction`` judges by the prediction interval over seeds, ``exact`` a number
+            that no seed changes, ``none`` not at all; ``None`` for text.
+        profiles: Profiles of ours that are near enough to its protocol for a verdict.
         rows: Rows of ours that are compared with it.
         note: What to know before comparing; empty where nothing is.
+        others: What others measured.
     """
 
     experiment: str
@@ -41,8 +64,17 @@ class PaperNumber:
     where: str
     better: Better | None
     tolerance: float | None
+    reason: str
+    test: NumberTest | None
+    profiles: tuple[str, ...]
     rows: tuple[str, ...]
     note: str
+    others: tuple[Rerun, ...]
+
+    @property
+    def name(self) -> str:
+        """The table in ``paper.toml``, ``experiment.row.metric``."""
+        return f"{self.experiment}.{self.row}.{self.metric}"
 
 
 def numbers(experiment: str) -> tuple[PaperNumber, ...]:
@@ -51,7 +83,7 @@ def numbers(experiment: str) -> tuple[PaperNumber, ...]:
     Args:
         experiment: Name of the experiment; one that the paper does not print has no numbers.
     """
-    return tuple(number for number in _published() if number.experiment == experiment)
+    return tuple(number for number in published() if number.experiment == experiment)
 
 
 def number(experiment: str, row: str, metric: str) -> PaperNumber:
@@ -72,10 +104,14 @@ def number(experiment: str, row: str, metric: str) -> PaperNumber:
 
 
 @cache
-def _published() -> tuple[PaperNumber, ...]:
-    """Parse the packaged ``paper.toml`` once."""
-    text = resources.files("reproduce").joinpath("paper.toml").read_text(encoding="utf-8")
-    return parse(text)
+def published() -> tuple[PaperNumber, ...]:
+    """Return everything the paper prints, in its order; ``paper.toml`` is parsed once."""
+    return parse(text())
+
+
+def text() -> str:
+    """Return the packaged ``paper.toml``."""
+    return resources.files("reproduce").joinpath("paper.toml").read_text(encoding="utf-8")
 
 
 def parse(text: str) -> tuple[PaperNumber, ...]:
@@ -94,6 +130,7 @@ def parse(text: str) -> tuple[PaperNumber, ...]:
     parsed = tuple(
         _paper_number(experiment, row, metric, entry)
         for experiment, rows in tomllib.loads(text).items()
+        if experiment != CLAIMS
         for row, metrics in _table(experiment, rows).items()
         for metric, entry in _table(f"{experiment}.{row}", metrics).items()
     )
@@ -106,40 +143,73 @@ def _paper_number(experiment: str, row: str, metric: str, entry: object) -> Pape
     name = f"{experiment}.{row}.{metric}"
     table = _table(name, entry)
     is_text = isinstance(table.get("value"), str)
-    _check_keys(name, table, is_text)
+    required = REQUIRED_OF_ALL + (() if is_text else REQUIRED_OF_NUMBERS)
+    check_keys(name, table, required, OPTIONAL)
     rows = table.get("rows", [row])
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"[{name}] rows must list at least one row of ours, got {rows!r}.")
-    if not is_text and table["better"] not in get_args(Better):
-        raise ValueError(
-            f"[{name}] better is {table['better']!r}. Choose one of {', '.join(get_args(Better))}."
-        )
+    if not is_text:
+        one_of(name, "better", table["better"], get_args(Better))
+        one_of(name, "test", table["test"], get_args(NumberTest))
+        if not isinstance(table["profiles"], list):
+            raise ValueError(f"[{name}] profiles must be a list, got {table['profiles']!r}.")
+        for profile in table["profiles"]:
+            one_of(name, "profiles", profile, get_args(Profile))
     return PaperNumber(
         experiment=experiment,
         row=row,
         metric=metric,
         value=table["value"] if is_text else _number(name, "value", table["value"]),
-        unit="" if is_text else _text(name, "unit", table["unit"]),
-        where=_text(name, "where", table["where"]),
+        unit="" if is_text else words(name, "unit", table["unit"]),
+        where=words(name, "where", table["where"]),
         better=None if is_text else table["better"],
         tolerance=None if is_text else _number(name, "tolerance", table["tolerance"], least=0.0),
-        rows=tuple(_text(name, "rows", item) for item in rows),
-        note=_text(name, "note", table.get("note", "")),
+        reason="" if is_text else words(name, "reason", table["reason"]),
+        test=None if is_text else table["test"],
+        profiles=() if is_text else tuple(table["profiles"]),
+        rows=tuple(words(name, "rows", item) for item in rows),
+        note=words(name, "note", table.get("note", "")),
+        others=tuple(_rerun(name, entry) for entry in table.get("others", [])),
     )
 
 
-def _check_keys(name: str, table: Mapping[str, Any], is_text: bool) -> None:
-    """Refuse missing and unknown keys; text has no unit, direction or tolerance."""
-    required = REQUIRED_OF_ALL + (() if is_text else REQUIRED_OF_NUMBERS)
+def _rerun(name: str, entry: object) -> Rerun:
+    """Build what somebody else measured."""
+    table = _table(f"{name}.others", entry)
+    check_keys(f"{name}.others", table, ("value", "source", "setting"))
+    return Rerun(
+        _number(name, "others.value", table["value"]),
+        words(name, "others.source", table["source"]),
+        words(name, "others.setting", table["setting"]),
+    )
+
+
+def check_keys(
+    name: str, table: Mapping[str, Any], required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    """Refuse missing and unknown keys.
+
+    Args:
+        name: Name of the table, for the message.
+        table: The table.
+        required: Keys it must have.
+        optional: Keys it may have.
+    """
     missing = [key for key in required if key not in table]
     if missing:
         raise ValueError(f"[{name}] in paper.toml lacks {', '.join(missing)}.")
-    unknown = sorted(set(table) - {*required, *OPTIONAL})
+    unknown = sorted(set(table) - {*required, *optional})
     if unknown:
         raise ValueError(
             f"[{name}] in paper.toml has unknown {', '.join(unknown)}. "
-            f"It may have {', '.join((*required, *OPTIONAL))}."
+            f"It may have {', '.join((*required, *optional))}."
         )
+
+
+def one_of(name: str, key: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"[{name}] {key} is {value!r}. Choose one of {', '.join(choices)}.")
 
 
 def _refuse_shared_rows(parsed: tuple[PaperNumber, ...]) -> None:
@@ -162,7 +232,7 @@ def _table(name: str, entry: object) -> Mapping[str, Any]:
     return entry
 
 
-def _text(name: str, key: str, value: object) -> str:
+def words(name: str, key: str, value: object) -> str:
     """Return text as it is."""
     if not isinstance(value, str):
         raise ValueError(f"[{name}] {key} must be text, got {value!r}.")

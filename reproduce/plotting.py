@@ -24,6 +24,10 @@ NAMES = {
     "resnet": "ResNet",
     "rknet": "RK-Net",
     "odenet": "ODE-Net",
+    "no_block": "no block",
+    "one_block": "one residual block",
+    "small_resnet": "ResNet of equal size",
+    "timeless_field": "ODE-Net, f without t",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -42,6 +46,11 @@ LOOKS = {
     "resnet": ("blue", "s"),
     "rknet": ("orange", "^"),
     "odenet": ("vermillion", "o"),
+    # An ablation has the colour of the row it changes.
+    "no_block": ("black", "+"),
+    "one_block": ("blue", "p"),
+    "small_resnet": ("blue", "d"),
+    "timeless_field": ("vermillion", "8"),
 }
 FREE_COLOURS = ("sky_blue", "green")
 # The published value, hollow and grey so that it hides none of ours.

@@ -2,7 +2,8 @@
 
 A LightningCLI and nothing else. ``run`` fits and then tests the final weights in one process, on
 one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, ``progress.json``,
-``summary.json`` and ``checkpoints/last.ckpt`` in ``--trainer.default_root_dir``.
+``predictions.csv`` (of classifiers), ``summary.json`` and ``checkpoints/last.ckpt`` in
+``--trainer.default_root_dir``.
 """
 
 import json
@@ -20,7 +21,7 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
 import datamodules
-from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
+from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
 from lightning_modules.solvers import SolverFailed
 from reproduce import provenance, storage
 from reproduce.allocator import keep_freed_memory
@@ -108,6 +109,8 @@ class SuiteCLI(LightningCLI):
             _keep_metrics(Path(root))
             kwargs["logger"] = CSVLogger(root, name="", version="")
         own: list[pl.Callback] = [RunCost(), DivergenceGuard(), Progress(f"{root}/progress.json")]
+        if self.subcommand == "run":
+            own.append(Predictions(f"{root}/predictions.csv"))
         if given["enable_checkpointing"] is not False:
             folder = f"{root}/checkpoints"
             # One file, replaced after every epoch; save_last alone would wait for the end.
@@ -147,7 +150,7 @@ def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
     if trainer.world_size == 1:
         return trainer
     device = trainer.strategy.root_device
-    callbacks = [c for c in _callbacks(trainer) if isinstance(c, RunCost | Progress)]
+    callbacks = [c for c in _callbacks(trainer) if isinstance(c, RunCost | Progress | Predictions)]
     first, logger = trainer.is_global_zero, trainer.logger or False
     limit, precision = trainer.limit_test_batches, trainer.precision
     root = trainer.default_root_dir

@@ -1,4 +1,7 @@
+from importlib import resources
+
 import pytest
+import yaml
 
 from reproduce import paper
 
@@ -9,6 +12,9 @@ unit = "%"
 where = "Table 9"
 better = "lower"
 tolerance = 0.1
+reason = "Half the last digit."
+test = "prediction"
+profiles = ["paper"]
 """
 
 
@@ -67,7 +73,9 @@ def test_a_number_is_compared_with_the_row_of_its_own_name_unless_it_lists_other
     assert paper.parse(ENTRY + 'rows = ["a", "b"]')[0].rows == ("a", "b")
 
 
-@pytest.mark.parametrize("key", ["value", "unit", "where", "better", "tolerance"])
+@pytest.mark.parametrize(
+    "key", ["value", "unit", "where", "better", "tolerance", "reason", "test", "profiles"]
+)
 def test_a_missing_key_is_refused_by_name(key: str) -> None:
     lines = [line for line in ENTRY.splitlines() if not line.startswith(key)]
     with pytest.raises(ValueError, match=rf"table9\.net\.error.*lacks.*{key}"):
@@ -81,6 +89,8 @@ def test_a_missing_key_is_refused_by_name(key: str) -> None:
         ("rows = []", "rows must list at least one"),
         ("rows = [3]", "rows must be text"),
         ("note = 3", "note must be text"),
+        ("others = [3]", r"others\] in paper.toml is 3, not a table"),
+        ("others = [{ value = 1 }]", "lacks source, setting"),
     ],
 )
 def test_an_unknown_or_wrong_key_is_refused_by_name(line: str, message: str) -> None:
@@ -95,7 +105,10 @@ def test_an_unknown_or_wrong_key_is_refused_by_name(line: str, message: str) -> 
         ("0.1", "-0.1", "tolerance must be a number of at least 0"),
         ("0.1", "nan", "tolerance must be a number"),
         ("1.5", "true", "value must be a number"),
-        ("1.5", '"O(L)"', "unknown better, tolerance, unit"),
+        ("1.5", '"O(L)"', "unknown better, profiles, reason, test, tolerance, unit"),
+        ('"prediction"', '"eye"', "test is 'eye'. Choose one of prediction, exact, none"),
+        ('["paper"]', '["long"]', "profiles is 'long'. Choose one of paper, short, quick"),
+        ('["paper"]', '"paper"', "profiles must be a list"),
     ],
 )
 def test_a_wrong_value_is_refused(old: str, new: str, message: str) -> None:
@@ -112,3 +125,37 @@ def test_two_numbers_for_one_row_of_ours_are_refused() -> None:
 def test_a_bare_value_in_place_of_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[table9\.net\] in paper\.toml is 3, not a table"):
         paper.parse("[table9]\nnet = 3")
+
+
+def test_reruns_by_others_stand_beside_the_number() -> None:
+    others = paper.number("table1", "odenet", "test_error").others
+    assert {0.57, 0.58, 0.5, 0.83} == {rerun.value for rerun in others}
+    assert all(rerun.source and rerun.setting for rerun in others)
+
+
+def test_every_published_number_has_a_place_and_a_reason() -> None:
+    published = paper.published()
+    assert {n.experiment for n in published} == {
+        "table1", "table2", "fig3", "fig4", "ablations", "tolerances"
+    }  # fmt: skip
+    assert len({n.name for n in published}) == len(published)
+    for number in published:
+        assert number.where
+        assert isinstance(number.value, str) or number.reason.endswith(".")
+
+
+def test_table_2_has_its_six_values() -> None:
+    values = {n.name: n.value for n in paper.numbers("table2")}
+    assert values["table2.rnn.rmse_30"] == 0.3937
+    assert values["table2.latent_ode.rmse_100"] == 0.1346
+    assert len(values) == 6
+
+
+def test_the_tolerances_of_section_6_are_those_of_our_configurations() -> None:
+    published = paper.number("tolerances", "classification", "tolerance").value
+    for name in ("odenet", "rknet", "timeless_field"):
+        config = yaml.safe_load(
+            (resources.files("reproduce") / f"configs/{name}.yaml").read_text()
+        )
+        solver = config["model"]["init_args"]["solver"]
+        assert solver["rtol"] == solver["atol"] == published

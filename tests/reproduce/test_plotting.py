@@ -7,6 +7,7 @@ import matplotlib
 import pytest
 
 from reproduce import plotting
+from reproduce.experiments import table1
 from reproduce.plotting import NAMES
 
 
@@ -20,10 +21,11 @@ def _figure() -> "matplotlib.figure.Figure":
     return fig
 
 
-def test_every_method_has_a_colour_a_marker_and_a_name_of_its_own() -> None:
+def test_every_method_has_a_marker_and_a_name_of_its_own_and_the_papers_a_colour() -> None:
     styles = [plotting.method_style(row) for row in NAMES]
-    for key in ("color", "marker", "label"):
+    for key in ("marker", "label"):
         assert len({style[key] for style in styles}) == len(NAMES)  # type: ignore[literal-required]
+    assert len({plotting.method_style(row)["color"] for row in table1.ROWS}) == len(table1.ROWS)
     assert plotting.PAPER_STYLE["marker"] not in {style["marker"] for style in styles}
     assert plotting.method_style("odenet")["label"] == "ODE-Net"
 

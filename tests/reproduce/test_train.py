@@ -19,7 +19,8 @@ from reproduce import train
 
 CONFIGS = sorted(p.name for p in (resources.files("reproduce") / "configs").iterdir())
 SMALL = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
-SMALL += ["--trainer.log_every_n_steps=1", "--trainer.limit_test_batches=1"]
+# 2, not 1: a number of batches that jsonargparse reads as 1.0 would be the whole set.
+SMALL += ["--trainer.log_every_n_steps=1", "--trainer.limit_test_batches=2"]
 SMALL += ["--data.batch_size=8", "--data.test_batch_size=16"]
 
 
@@ -100,7 +101,7 @@ def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "ok"
     assert summary["parameters"] == 208_266
-    assert summary["metrics"]["test/images"] == 16
+    assert summary["metrics"]["test/images"] == 32
     assert summary["cost"]["train_nfe_forward"] >= 14
     assert summary["cost"]["train_nfe_backward"] >= 14
     assert summary["cost"]["train_batches"] == 2
@@ -208,7 +209,7 @@ def test_two_processes_train_one_global_batch_and_one_device_tests(
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / f / "summary.json").read_text()) for f in ("one", "two"))
-    assert one["metrics"]["test/images"] == two["metrics"]["test/images"] == 16
+    assert one["metrics"]["test/images"] == two["metrics"]["test/images"] == 32
     assert two["metrics"]["test/loss"] == pytest.approx(one["metrics"]["test/loss"], rel=1e-5)
 
 

@@ -1,0 +1,204 @@
+"""What the tables of MNIST classifiers share: profiles, trainings, rows, table and figure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reproduce import evidence
+from reproduce.context import Context, Profile
+from reproduce.jobs import Job, Result
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN_IMAGES = 60_000
+METRICS = {
+    "test_error": "%",
+    "test_images": "images",
+    "test_loss": "nats",
+    "parameters": "parameters",
+    "train_seconds": "s",
+    "peak_memory": "MiB",
+    "train_nfe_forward": "evaluations",
+    "train_nfe_backward": "evaluations",
+    "train_steps_rejected": "steps",
+    "test_nfe_forward": "evaluations",
+}
+_ONE_CYCLE = {"model.schedule.name": "one_cycle", "model.schedule.milestones": []}
+
+
+def profiles(minutes: Mapping[str, float]) -> dict[str, Profile]:
+    """Return the profiles that every table of classifiers has.
+
+    Args:
+        minutes: Measured minutes of one seed on two CPU cores, by profile.
+    """
+    changes: dict[str, dict[str, Any]] = {
+        "smoke": {
+            **_ONE_CYCLE,
+            "trainer.max_epochs": 1,
+            "trainer.limit_train_batches": 2,
+            "trainer.limit_test_batches": 2,
+            "data.batch_size": 8,
+            "data.test_batch_size": 16,
+        },
+        "quick": {**_ONE_CYCLE, "trainer.max_epochs": 1},
+        "short": {**_ONE_CYCLE, "trainer.max_epochs": 3},
+        "paper": {},
+    }
+    seeds = {"smoke": 1, "quick": 1, "short": 5, "paper": 5}
+    return {name: Profile(changes[name], seeds[name], minutes.get(name)) for name in changes}
+
+
+def run(
+    ctx: Context, experiment: str, profile: Profile, rows: Sequence[str], protocol: int
+) -> list[Record]:
+    """Train every row with every seed; write a seed's rows as soon as its test has ended.
+
+    Args:
+        ctx: The context.
+        experiment: Name of the experiment.
+        profile: Its profile that is run.
+        rows: Its rows; each has a configuration of its name.
+        protocol: Its protocol version.
+    """
+    from datamodules import MNIST
+
+    MNIST(root=ctx.data_root).prepare_data()
+    overrides = {**profile.overrides, **ctx.device_overrides(), **ctx.changes}
+    work = [
+        Job(experiment, row, f"{row}.yaml", overrides, seed, protocol)
+        for seed in ctx.seeds
+        for row in rows
+    ]
+    records: list[Record] = []
+    for result in ctx.train(work):
+        made = _records(ctx, result)
+        ctx.save(made, result.made)
+        if result.status == "ok":
+            evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0])
+        records += made
+    return records
+
+
+def table(records: Sequence[Record], rows: Sequence[str]) -> "pd.DataFrame":
+    """One line per row: error, parameters, evaluations, seconds and memory, means over seeds."""
+    import pandas as pd
+
+    frame = pd.DataFrame([vars(r) for r in records if r.status == "ok"])
+    if frame.empty:
+        return frame
+    wide = frame.pivot_table(index="row", columns="metric", values="value", aggfunc="mean")
+    return wide.reindex(index=[row for row in rows if row in wide.index], columns=list(METRICS))
+
+
+def plot(records: Sequence[Record], rows: Sequence[str], title: str) -> "Figure":
+    """Test error of every seed beside the paper's, and parameters, row by row."""
+    from reproduce import plotting
+
+    with plotting.style():
+        figure, (left, right) = plotting.subplots(1, 2, width_ratios=[3, 2], sharey=True)
+        _draw(left, right, records, rows)
+        budget = min((r.budget for r in records), key=len)  # of a row without a solver
+        figure.suptitle(f"{title}: {budget}")
+    return figure
+
+
+def _draw(left: "Axes", right: "Axes", records: Sequence[Record], rows: Sequence[str]) -> None:
+    from reproduce import plotting
+
+    for place, row in enumerate(rows):
+        style = plotting.method_style(row)
+        mine = [r for r in records if r.row == row and r.status == "ok"]
+        errors = [r.value for r in mine if r.metric == "test_error"]
+        left.plot(errors, [place] * len(errors), linestyle="none", **style)
+        _draw_paper(left, records, row, "test_error", place, 1)
+        sizes = [r.value / 1e6 for r in mine if r.metric == "parameters"]
+        right.barh(place, sizes[0] if sizes else 0, height=0.5, color=style["color"])
+        _draw_paper(right, records, row, "parameters", place, 1e-6)
+    plotting.legend(right)
+    left.set_xlabel("test error (%), one mark a seed")
+    left.set_xlim(left=0)
+    left.set_yticks(range(len(rows)), [plotting.NAMES[row] for row in rows])
+    left.invert_yaxis()
+    right.set_xlabel("parameters (millions)")
+
+
+def _draw_paper(
+    axes: "Axes", records: Sequence[Record], row: str, metric: str, place: int, scale: float
+) -> None:
+    """Mark the published number, where there is one."""
+    from reproduce import paper, plotting
+
+    for number in paper.numbers(records[0].experiment):
+        if number.metric == metric and row in number.rows and not isinstance(number.value, str):
+            axes.plot(number.value * scale, place, **plotting.PAPER_STYLE)
+
+
+def _records(ctx: Context, result: Result) -> list[Record]:
+    job = result.job
+    values = _values(result) if result.status == "ok" else {"test_error": math.nan}
+    return [
+        Record(
+            experiment=job.experiment,
+            row=job.row,
+            metric=metric,
+            value=value,
+            unit=METRICS[metric],
+            seed=job.seed,
+            profile=ctx.profile,
+            protocol=job.protocol,
+            budget=budget(job.resolved) + solver_text(job.resolved),
+            overrides=ctx.overrides_text,
+            device=result.device or ctx.device_text,
+            run=job.run,
+            status=result.status,
+            hint=result.hint,
+        )
+        for metric, value in values.items()
+    ]
+
+
+def _values(result: Result) -> dict[str, float]:
+    images = result.metrics["test/images"]
+    solves = result.cost["test_nfe_forward"] > 0
+    return {
+        # From the counts, which are exact, and not from a rounded mean.
+        "test_error": 100 * result.metrics["test/wrong"] / images,
+        "test_images": images,
+        "test_loss": result.metrics["test/loss"],
+        "parameters": result.parameters,
+        **{
+            name: result.cost[name]
+            for name in METRICS
+            if name in result.cost and (solves or "nfe" not in name)
+        },
+    }
+
+
+def budget(config: dict[str, Any]) -> str:
+    """Say in words how long a resolved configuration trains."""
+    trainer, batch = config["trainer"], config["data"]["init_args"]["batch_size"]
+    schedule = config["model"]["init_args"]["schedule"]["name"].replace("_", " ")
+    limit, whole = trainer["limit_train_batches"], TRAIN_IMAGES // batch
+    batches = limit if isinstance(limit, int) else int(limit * whole)
+    epochs = trainer["max_epochs"]
+    if batches >= whole:
+        length = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    else:
+        part = batches * batch / TRAIN_IMAGES
+        length = f"{part:.2g} of an epoch ({batches} batches)"
+        length = length if epochs == 1 else f"{epochs} times {length}"
+    return f"{length}, batch {batch}, {schedule}"
+
+
+def solver_text(config: dict[str, Any]) -> str:
+    """Name the solver of a resolved configuration; empty for a network without an equation."""
+    model = config["model"]["init_args"]
+    if model["body"] != "ode":
+        return ""
+    solver = model["solver"]
+    return f", {solver['backend']} {solver['method']} {solver['gradient']} at {solver['rtol']:g}"

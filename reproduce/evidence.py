@@ -1,0 +1,117 @@
+"""What stands beside the rows of a training: its curves, misclassified images and weights.
+
+Curves and images are CSV files like the rows', one for each profile, in ``curves/`` and
+``errors/`` beside them; a run that is repeated replaces its own lines. The weights of the lowest
+seed of each row go to ``weights/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from reproduce import storage, weights
+from reproduce.records import Record
+
+WINDOW = 50  # updates that a point of a curve is the mean over
+_RUN = ("row", "seed", "overrides", "run")
+CURVE = (*_RUN, "update", "metric", "value")
+ERROR = (*_RUN, "image", "label", "prediction")
+
+
+def keep(rows: Path, folder: Path, record: Record) -> None:
+    """Copy what a finished run left in its folder to where its rows are.
+
+    Args:
+        rows: The CSV of the rows; its name is that of the profile.
+        folder: The run folder.
+        record: A row of the run, for row, seed, changes and identity.
+    """
+    run = (record.row, str(record.seed), record.overrides, record.run)
+    parts = sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
+    _replace(
+        rows.parent / "curves" / rows.name, CURVE, run, _curves([*parts, folder / "metrics.csv"])
+    )
+    answers = folder / "predictions.csv"
+    if answers.exists():
+        _replace(rows.parent / "errors" / rows.name, ERROR, run, _wrong(answers))
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not record.overrides and checkpoint.exists():
+        _keep_weights(
+            rows.parent / "weights" / f"{rows.stem}-{record.row}.safetensors", checkpoint, record
+        )
+
+
+def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read the lines of curves or misclassified images as text by column.
+
+    Raises:
+        ValueError: If the file has other columns.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise ValueError(f"{path}: the columns are not {','.join(columns)}.")
+        return list(reader)
+
+
+def _curves(paths: Iterable[Path]) -> Iterator[tuple[str, ...]]:
+    """Yield update, metric and value: means over windows, named by their last update."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for path in paths:
+        if not path.exists():
+            continue
+        with open(path, encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                window = (int(line["step"]) // WINDOW + 1) * WINDOW
+                for name, text in line.items():
+                    if name.startswith("train/") and text:
+                        values.setdefault((name, window), []).append(float(text))
+    for (name, window), found in sorted(values.items()):
+        yield str(window), name.removeprefix("train/"), f"{sum(found) / len(found):.6g}"
+
+
+def _wrong(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield image, label and prediction where they differ: all others were right."""
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            if line["label"] != line["prediction"]:
+                yield line["image"], line["label"], line["prediction"]
+
+
+def _replace(
+    path: Path, columns: Sequence[str], run: tuple[str, ...], lines: Iterable[tuple[str, ...]]
+) -> None:
+    """Put the lines of a run in the place of those that its row and seed had."""
+    with storage.exclusive(path):
+        earlier = [tuple(line.values()) for line in read(path, columns)] if path.exists() else []
+        kept: list[tuple[str, ...]] = [line for line in earlier if line[:3] != run[:3]]
+        kept += [(*run, *line) for line in lines]
+        kept.sort(key=lambda line: (line[0], int(line[1]), line[2]))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(kept)
+        storage.write(path, text.getvalue())
+
+
+def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
+    """Write the weights of a run unless those of a lower seed are there."""
+    import torch
+
+    if path.exists() and weights.load(path)[1]["seed"] < record.seed:
+        return
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = {
+        n.removeprefix("net."): t for n, t in content["state_dict"].items() if n.startswith("net.")
+    }
+    facts = {
+        "row": record.row,
+        "seed": record.seed,
+        "run": record.run,
+        "budget": record.budget,
+        "hyper_parameters": content["hyper_parameters"],
+    }
+    weights.save(path, state, facts)

@@ -1,0 +1,125 @@
+"""Intervals over seeds, and how many seeds would make them narrow enough.
+
+All intervals are two-sided, of 95 %, under normally distributed values. SciPy computes them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its interval; ``low`` and ``high`` are NaN where the values give none.
+
+    Args:
+        value: The estimate.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def exactly(value: float) -> Interval:
+    """Return the interval of a number that nothing disturbs."""
+    return Interval(value, value, value)
+
+
+def prediction_half_width(sd: float, n: int) -> float:
+    """Return t·s·√(1+1/n), how far one further run may lie from the mean of ``n``.
+
+    Args:
+        sd: Sample standard deviation (n - 1).
+        n: Number of values, at least 2.
+    """
+    return _quantile(n - 1) * sd * math.sqrt(1 + 1 / n)
+
+
+def seeds_to_predict(sd: float, tolerance: float) -> int | None:
+    """Return the least number of values whose prediction interval reaches ``tolerance``.
+
+    Returns:
+        The number, or None where none would do: the half-width never falls below 1.96 s.
+    """
+    return _least(lambda n: prediction_half_width(sd, n) <= tolerance)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean and its t interval."""
+    from scipy import stats
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    if len(set(values)) == 1:
+        return exactly(values[0])
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Interval(mean, float(found.low), float(found.high))
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Return the difference of two means and Welch's interval, variances not assumed equal."""
+    from scipy import stats
+
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    if min(len(first), len(second)) < 2:
+        return Interval(difference, math.nan, math.nan)
+    if len(set(first)) == len(set(second)) == 1:
+        return exactly(difference)
+    test = stats.ttest_ind(first, second, equal_var=False)
+    found = test.confidence_interval(CONFIDENCE)
+    return Interval(difference, float(found.low), float(found.high))
+
+
+def seeds_to_bound_mean(sd: float, distance: float) -> int | None:
+    """Return the least number of values whose t interval of the mean reaches ``distance``."""
+    return _least(lambda n: _quantile(n - 1) * sd / math.sqrt(n) <= distance)
+
+
+def seeds_to_bound_difference(sd1: float, sd2: float, distance: float) -> int | None:
+    """Return the least number of values in each group whose Welch interval reaches ``distance``.
+
+    Args:
+        sd1: Standard deviation of the first group.
+        sd2: Standard deviation of the second group.
+        distance: Half-width that is asked for.
+    """
+    squares = sd1**2 + sd2**2
+    freedom = squares**2 / (sd1**4 + sd2**4) if squares else 1.0  # Welch's, over n - 1
+    return _least(lambda n: _quantile(freedom * (n - 1)) * math.sqrt(squares / n) <= distance)
+
+
+def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's interval of a probability."""
+    from scipy import stats
+
+    found = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _quantile(freedom: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def _least(suffices: Callable[[int], bool]) -> int | None:
+    """Return the least n from 2 that suffices; more only ever help."""
+    low, high = 2, 2
+    while not suffices(high):
+        if high >= MOST_SEEDS:
+            return None
+        low, high = high + 1, min(2 * high, MOST_SEEDS)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
+    return high

@@ -1,0 +1,93 @@
+"""Evidence beside the rows: curves, misclassified images and weights of each run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from reproduce import evidence, weights
+from reproduce.records import Record
+
+RECORD = Record(
+    experiment="table1",
+    row="odenet",
+    metric="test_error",
+    value=50.0,
+    unit="%",
+    seed=1,
+    profile="short",
+    protocol=1,
+    budget="3 epochs",
+    overrides="",
+    device="cpu",
+    run="0123456789ab",
+)
+
+
+def _folder(root: Path, value: float = 1.0) -> Path:
+    """Return a run folder as a training leaves it, resumed once after update 60."""
+    (root / "checkpoints").mkdir(parents=True)
+    (root / "metrics.1.csv").write_text(
+        "epoch,step,train/loss,train/seconds\n0,9,4.0,\n0,19,2.0,\n0,59,1.0,\n0,59,,7.5\n"
+    )
+    (root / "metrics.csv").write_text("epoch,step,train/loss,test/error\n1,99,0.5,\n1,99,,3.0\n")
+    (root / "predictions.csv").write_text("image,label,prediction\n0,7,7\n1,2,3\n2,1,1\n3,0,6\n")
+    state = {"net.weight": torch.full((2, 2), value), "test_wrong.sum_value": torch.zeros(())}
+    content = {"state_dict": state, "hyper_parameters": {"body": "ode"}}
+    torch.save(content, root / "checkpoints" / "last.ckpt")
+    return root
+
+
+def test_curves_are_means_over_windows_of_all_parts_of_a_resumed_run(tmp_path: Path) -> None:
+    evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
+    lines = evidence.read(tmp_path / "curves" / "short.csv", evidence.CURVE)
+    assert [(x["metric"], x["update"], x["value"]) for x in lines] == [
+        ("loss", "50", "3"),
+        ("loss", "100", "0.75"),
+        ("seconds", "100", "7.5"),
+    ]
+    assert {(x["row"], x["seed"], x["run"]) for x in lines} == {("odenet", "1", RECORD.run)}
+
+
+def test_misclassified_images_are_kept_with_what_was_answered(tmp_path: Path) -> None:
+    evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
+    lines = evidence.read(tmp_path / "errors" / "short.csv", evidence.ERROR)
+    assert [(x["image"], x["label"], x["prediction"]) for x in lines] == [
+        ("1", "2", "3"),
+        ("3", "0", "6"),
+    ]
+
+
+def test_a_repeated_run_replaces_its_own_lines_and_no_others(tmp_path: Path) -> None:
+    rows, folder = tmp_path / "short.csv", _folder(tmp_path / "run")
+    evidence.keep(rows, folder, RECORD)
+    evidence.keep(rows, folder, replace(RECORD, seed=0, run="a" * 12))
+    evidence.keep(rows, folder, replace(RECORD, run="b" * 12))
+    lines = evidence.read(tmp_path / "errors" / "short.csv", evidence.ERROR)
+    assert [(x["seed"], x["run"]) for x in lines] == [("0", "a" * 12)] * 2 + [("1", "b" * 12)] * 2
+
+
+def test_the_weights_of_the_lowest_seed_stay(tmp_path: Path) -> None:
+    rows = tmp_path / "short.csv"
+    kept = tmp_path / "weights" / "short-odenet.safetensors"
+    for seed, value in ((1, 1.0), (0, 0.0), (2, 2.0)):
+        folder = _folder(tmp_path / f"run{seed}", value)
+        evidence.keep(rows, folder, replace(RECORD, seed=seed))
+    state, facts = weights.load(kept)
+    assert set(state) == {"weight"}
+    assert (facts["seed"], facts["hyper_parameters"]) == (0, {"body": "ode"})
+    assert float(state["weight"].sum()) == 0.0
+
+
+def test_changed_settings_leave_the_weights_alone(tmp_path: Path) -> None:
+    changed = replace(RECORD, overrides="model.width=32")
+    evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), changed)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves" / "short.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"short\.csv: the columns are not row,seed"):
+        evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
