@@ -26,7 +26,7 @@ PROFILES = ("smoke", "quick", "short", "paper")
 VERBS = {
     "list": "what can be regenerated",
     "all": "every table and figure, one after another",
-    "compare": "print this machine's results beside the shipped ones and the paper's",
+    "compare": "this machine's results beside the shipped ones and the paper's, with verdicts",
 }
 
 
@@ -35,6 +35,8 @@ NOT_TO_SET = {
     "trainer.max_epochs": "--epochs",
     "trainer.max_steps": "trainer.limit_train_batches",
     "trainer.accelerator": "--device",
+    "trainer.devices": "--devices-per-run",
+    "trainer.strategy": "--devices-per-run",
     "data.root": "--data-root",
     "data.seed": "--seeds",
 }
@@ -70,6 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("targets", nargs="+", metavar="TARGET", help="experiments, or one of list, all, compare")
     add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    add(
+        "--devices-per-run",
+        type=int,
+        metavar="N",
+        help="share each training's batches between N devices (default: 1)",
+    )
     add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
     add("--epochs", type=int, metavar="N", help="epochs, each over all images")
     add(
@@ -125,7 +133,10 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         _check_name(name)
     _check_numbers(arguments)
     if comparing:
-        return max((_compare_stored(name, arguments) for name in chosen), default=0)
+        for name in chosen:
+            _compare_stored(name, arguments)
+        _judge(None if targets == ["all"] else chosen, arguments.out)
+        return 0
     return max(_reproduce(name, arguments, argv) for name in chosen)
 
 
@@ -135,8 +146,11 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     from reproduce.jobs import BadSettings
 
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    if not module.TRAINS and (arguments.seeds or arguments.epochs or arguments.set):
-        raise UsageError(f"{name} trains nothing and reads no --seeds, --epochs or --set.")
+    of_trainings = ("seeds", "epochs", "set", "devices_per_run")
+    if not module.TRAINS and any(getattr(arguments, flag) for flag in of_trainings):
+        raise UsageError(
+            f"{name} trains nothing and reads no --seeds, --epochs, --set or --devices-per-run."
+        )
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
@@ -197,6 +211,11 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
     device = arguments.device or ("cuda" if has_gpu else "cpu")
     if device == "cuda" and not has_gpu:
         raise UsageError("--device cuda was asked for, but torch sees no GPU. Use --device cpu.")
+    if device == "cuda" and (arguments.devices_per_run or 1) > torch.cuda.device_count():
+        raise UsageError(
+            f"--devices-per-run {arguments.devices_per_run}: torch sees "
+            f"{torch.cuda.device_count()} GPU(s)."
+        )
     profile = arguments.profile or ("paper" if device == "cuda" else "quick")
     seeds = arguments.seeds or module.PROFILES[profile].seeds
     runs = os.environ.get("REPRODUCE_RUNS")
@@ -212,13 +231,15 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
         data_root=arguments.data_root,
         command=("reproduce", *argv),
+        devices=arguments.devices_per_run or 1,
     )
 
 
 def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
     minutes = module.PROFILES[ctx.profile].minutes
     seeds = len(ctx.seeds)
-    if minutes is None or ctx.device != "cpu" or "trainer.max_epochs" in ctx.changes:
+    unusual = ctx.device != "cpu" or ctx.devices > 1 or "trainer.max_epochs" in ctx.changes
+    if minutes is None or unusual:
         time = "time not measured for this set-up"
     else:
         time = f"about {minutes * seeds:g} min on two CPU cores"
@@ -246,7 +267,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def _compare_stored(name: str, arguments: argparse.Namespace) -> int:
+def _compare_stored(name: str, arguments: argparse.Namespace) -> None:
     """Print the comparison of the profile in the results folder that says most."""
     from reproduce import records
 
@@ -256,7 +277,35 @@ def _compare_stored(name: str, arguments: argparse.Namespace) -> int:
     rows = records.read(stored[0]) if stored else []
     print(f"{name}: {stored[0] if stored else f'no rows in {folder}'}")
     _print_comparison(name, rows)
-    return 0
+
+
+def _judge(chosen: Sequence[str] | None, out: Path) -> None:
+    """Print the verdicts on the rows in ``out``, or on the shipped ones, and write them all.
+
+    None chooses everything, also what no experiment measures yet.
+
+    The READMEs of the shipped results have a generated part, which is written with them.
+    """
+    from reproduce import judgements, report
+
+    folder = out if any(_all_rows(out)) else SHIPPED
+    lines = judgements.judge(_all_rows(folder))
+    shown = [line for line in lines if chosen is None or line.concerns(chosen)]
+    print(f"\nVerdicts on the rows in {folder}:\n{judgements.render(shown)}")
+    if folder != out:
+        return
+    judgements.write(out / "comparison.csv", lines)
+    print(f"All verdicts: {out / 'comparison.csv'}")
+    if out.resolve() == SHIPPED.resolve():
+        report.replace(SHIPPED / "README.md", report.details(lines))
+        report.replace(SHIPPED.parent / "README.md", report.headline(lines))
+
+
+def _all_rows(folder: Path) -> "list[Record]":
+    from reproduce import records
+
+    files = [path for name in names() for path in sorted((folder / name).glob("*.csv"))]
+    return [row for path in files for row in records.read(path)]
 
 
 def _print_comparison(name: str, rows: "list[Record]") -> None:
@@ -282,8 +331,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for flag in ("seeds", "epochs"):
-        value = getattr(arguments, flag)
+    for flag in ("seeds", "epochs", "devices-per-run"):
+        value = getattr(arguments, flag.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more.")
 

@@ -108,6 +108,13 @@ class Claim:
     parts: tuple[Part, ...]
     note: str
 
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Everything that must be measured for it, without repetition."""
+        conditions = [condition for part in self.parts for condition in part.conditions]
+        both = (q for c in conditions for q in (c.quantity, c.against) if q is not None)
+        return tuple(dict.fromkeys(both))
+
 
 @cache
 def claims() -> tuple[Claim, ...]:

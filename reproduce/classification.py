@@ -27,6 +27,7 @@ METRICS = {
     "train_steps_rejected": "steps",
     "test_nfe_forward": "evaluations",
 }
+OF_SOLVES = {name for name, unit in METRICS.items() if unit in ("evaluations", "steps")}
 _ONE_CYCLE = {"model.schedule.name": "one_cycle", "model.schedule.milestones": []}
 
 
@@ -141,6 +142,7 @@ def _draw_paper(
 def _records(ctx: Context, result: Result) -> list[Record]:
     job = result.job
     values = _values(result) if result.status == "ok" else {"test_error": math.nan}
+    device = result.device or ctx.device_text
     return [
         Record(
             experiment=job.experiment,
@@ -153,7 +155,7 @@ def _records(ctx: Context, result: Result) -> list[Record]:
             protocol=job.protocol,
             budget=budget(job.resolved) + solver_text(job.resolved),
             overrides=ctx.overrides_text,
-            device=result.device or ctx.device_text,
+            device=device if ctx.devices == 1 else f"{ctx.devices} processes: {device}",
             run=job.run,
             status=result.status,
             hint=result.hint,
@@ -174,7 +176,7 @@ def _values(result: Result) -> dict[str, float]:
         **{
             name: result.cost[name]
             for name in METRICS
-            if name in result.cost and (solves or "nfe" not in name)
+            if name in result.cost and (solves or name not in OF_SOLVES)
         },
     }
 
@@ -201,4 +203,9 @@ def solver_text(config: dict[str, Any]) -> str:
     if model["body"] != "ode":
         return ""
     solver = model["solver"]
-    return f", {solver['backend']} {solver['method']} {solver['gradient']} at {solver['rtol']:g}"
+    text = f", {solver['backend']} {solver['method']} {solver['gradient']} at {solver['rtol']:g}"
+    devices = config["trainer"].get("devices", 1)
+    if devices == 1:
+        return text
+    # Each device solves the equation of its part of the batch, by its own steps or by shared ones.
+    return f"{text}, steps {'shared by' if solver['sync_norm'] else 'apart on'} {devices} devices"

@@ -38,6 +38,7 @@ class Context:
         runs: Folder of the run folders.
         data_root: Folder of the data sets; None for the default.
         command: The command line as in ``sys.argv``, for the provenance.
+        devices: Devices that one training is distributed over.
     """
 
     profile: str
@@ -49,6 +50,7 @@ class Context:
     runs: Path = Path("results/local/runs")
     data_root: str | None = None
     command: tuple[str, ...] = ("reproduce",)
+    devices: int = 1
 
     @property
     def overrides_text(self) -> str:
@@ -66,9 +68,11 @@ class Context:
                 yield result
 
     def device_overrides(self) -> dict[str, Any]:
-        """The settings that put a training on this device and its data in this folder."""
+        """The settings that put a training on these devices and its data in this folder."""
         accelerator = "gpu" if self.device == "cuda" else "cpu"
         overrides: dict[str, Any] = {"trainer.accelerator": accelerator}
+        if self.devices > 1:
+            overrides |= {"trainer.devices": self.devices, "trainer.strategy": "ddp"}
         if self.data_root is not None:
             overrides["data.root"] = self.data_root
         return overrides

@@ -195,28 +195,16 @@ def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
     whole = [profile for profile in profiles if not found[profile]]
     if whole:
         return _judge(claim, evidence, whole[0])
-    everything = sum(len(part.conditions) for part in claim.parts)
-    begun = [p for p in profiles if len(found[p]) < len(_quantities(claim))]
-    if not begun or not everything:
+    begun = [p for p in profiles if len(found[p]) < len(claim.quantities)]
+    if not begun:
         return ClaimVerdict(claim, "not run", "", (), None, "no rows")
     return ClaimVerdict(
         claim, "undecided", begun[0], (), None, "no rows of " + ", ".join(found[begun[0]])
     )
 
 
-def _quantities(claim: Claim) -> list[Quantity]:
-    return [
-        quantity
-        for part in claim.parts
-        for condition in part.conditions
-        for quantity in (condition.quantity, condition.against)
-        if quantity is not None
-    ]
-
-
 def _missing(claim: Claim, evidence: Evidence, profile: str) -> list[str]:
-    absent = (q for q in _quantities(claim) if evidence.sample(q, profile) is None)
-    return list(dict.fromkeys(map(str, absent)))
+    return [str(q) for q in claim.quantities if evidence.sample(q, profile) is None]
 
 
 def _judge(claim: Claim, evidence: Evidence, profile: str) -> ClaimVerdict:

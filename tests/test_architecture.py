@@ -34,13 +34,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.records",
         "reproduce.statistics",
     ),
-    "reproduce.compare": (
+    "reproduce.judgements": (
         "reproduce.paper",
         "reproduce.claims",
         "reproduce.records",
-        "reproduce.verdicts",
+        "reproduce.statistics",
         "reproduce.storage",
+        "reproduce.verdicts",
     ),
+    "reproduce.report": ("reproduce.judgements", "reproduce.storage"),
+    "reproduce.compare": ("reproduce.paper", "reproduce.records"),
     "reproduce.weights": ("reproduce.storage",),
     "reproduce.evidence": ("reproduce.records", "reproduce.storage", "reproduce.weights"),
     "reproduce.classification": (

@@ -138,9 +138,11 @@ def plot(records: list[Record]) -> "Figure":
             rows=2, size=(10.0, 4.5), height_ratios=(len(ROWS), len(shares))
         )
         colour = plotting.OKABE_ITO["blue"]
-        _bars(axes[0], {row: ratios[row] for row in ROWS}, "%.2f", colour)
+        by_row = {row.replace("_", ", "): ratios[row] for row in ROWS}
+        _bars(axes[0], by_row, "%.2f", colour)
         axes[0].set_xlabel("time of a training step, relative to the public example's")
-        _bars(axes[1], shares, "%.0f %%", colour)
+        by_kind = {kind.replace("_", " "): share for kind, share in shares.items()}
+        _bars(axes[1], by_kind, "%.0f %%", colour)
         axes[1].set_xlabel(f"time in operators of {PROFILED.replace('_', ', ')}, %")
         figure.suptitle("ODE-Net on MNIST, " + records[0].budget)
     return figure
@@ -149,7 +151,7 @@ def plot(records: list[Record]) -> "Figure":
 def _bars(axes: "Axes", values: dict[str, float], text: str, colour: str) -> None:
     for place, value in enumerate(values.values()):
         axes.bar_label(axes.barh(place, value, height=0.6, color=colour), fmt=text, padding=4)
-    axes.set_yticks(range(len(values)), [name.replace("_", ", ") for name in values])
+    axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.margins(x=0.08)
 

@@ -1,0 +1,129 @@
+"""Verdicts as lines, as CSV and as the generated parts of the READMEs."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproduce import judgements, records, report
+from reproduce.__main__ import SHIPPED, _all_rows, main
+from reproduce.claims import claims
+from reproduce.judgements import Line
+from reproduce.paper import published
+from reproduce.records import Record
+
+ONE = Record(
+    experiment="table1",
+    row="odenet",
+    metric="test_error",
+    value=0.42,
+    unit="%",
+    seed=0,
+    profile="short",
+    protocol=1,
+    budget="3 epochs",
+    overrides="",
+    device="cpu",
+    run="0" * 12,
+)
+
+
+def _rows(row: str, shift: float = 0.0) -> list[Record]:
+    errors = [
+        replace(ONE, row=row, seed=seed, value=0.40 + 0.01 * seed + shift, run=f"{seed:012x}")
+        for seed in range(5)
+    ]
+    return errors + [replace(r, metric="test_images", unit="images", value=10_000) for r in errors]
+
+
+def _line(lines: list[Line], identity: str) -> Line:
+    return next(line for line in lines if line.id == identity)
+
+
+def test_every_number_and_claim_has_a_line_even_where_nothing_was_run() -> None:
+    lines = judgements.judge([])
+    assert {x.id for x in lines if x.kind == "claim"} == {claim.id for claim in claims()}
+    assert sum(x.kind == "number" for x in lines) == sum(len(n.rows) for n in published())
+    assert {x.verdict for x in lines} == {"not run"}
+    assert "Nothing to judge yet" in judgements.render(lines)
+
+
+def test_a_line_says_what_its_verdict_rests_on() -> None:
+    lines = judgements.judge(_rows("odenet") + _rows("resnet"))
+    number = _line(lines, "table1.odenet.test_error")
+    assert (number.verdict, number.profile, number.n) == ("reproduced", "short", 5)
+    assert number.value == pytest.approx(0.42)
+    assert number.low < 0.42 < number.high
+    assert (number.binomial_low, number.binomial_high) == pytest.approx((0.311, 0.567), abs=1e-3)
+    assert "skalermo" in number.others
+    claim, condition = _line(lines, "C04"), _line(lines, "C04.1")
+    assert claim.verdict == condition.verdict == "holds"
+    assert condition.text == "table1/odenet/test_error against table1/resnet/test_error"
+    assert (condition.least, condition.most) == (-0.13, 0.13)
+    text = judgements.render(lines)
+    assert "table1.odenet.test_error: reproduced under short." in text
+    assert "C04: holds under short." in text
+
+
+def test_the_csv_has_every_line_and_no_nan(tmp_path: Path) -> None:
+    lines = judgements.judge(_rows("odenet"))
+    judgements.write(tmp_path / "comparison.csv", lines)
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [line["id"] for line in read] == [line.id for line in lines]
+    assert "nan" not in (tmp_path / "comparison.csv").read_text()
+    assert float(read[2]["least"]) > 0
+
+
+def test_only_what_concerns_the_chosen_experiments_is_shown() -> None:
+    lines = judgements.judge(_rows("odenet"))
+    assert _line(lines, "C21").concerns(["ablations"])
+    assert _line(lines, "C21").concerns(["table1"])
+    assert not _line(lines, "C10").concerns(["table1", "ablations"])
+
+
+def test_markdown_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.replace(page, "new")
+    report.replace(page, "new")
+    assert page.read_text() == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match=r"README\.md lacks the line"):
+        report.replace(page, "new")
+
+
+def test_compare_prints_and_writes_all_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.append(tmp_path / "table1" / "short.csv", _rows("odenet") + _rows("resnet"))
+    assert main(["compare", "table1", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "C04: holds under short." in printed
+    assert "C10" not in printed
+    assert (tmp_path / "comparison.csv").stat().st_size > 1000
+
+
+def test_without_own_rows_compare_judges_the_shipped_ones_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--out", str(tmp_path / "none")]) == 0
+    assert "C07: holds" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
+    tmp_path: Path,
+) -> None:
+    lines = judgements.judge(_all_rows(SHIPPED))
+    judgements.write(tmp_path / "comparison.csv", lines)
+    remedy = "run python -m reproduce compare --out results"
+    written = (tmp_path / "comparison.csv").read_text()
+    assert (SHIPPED / "comparison.csv").read_text() == written, remedy
+    for path, part in (
+        (SHIPPED / "README.md", report.details(lines)),
+        (SHIPPED.parent / "README.md", report.headline(lines)),
+    ):
+        text = path.read_text()
+        assert report.replaced(path, text, part) == text, remedy

@@ -1,0 +1,92 @@
+"""Intervals over seeds: closed forms, symmetry, and the least number of seeds."""
+
+import math
+
+import pytest
+
+from reproduce import statistics
+from reproduce.statistics import Interval
+
+T4 = 2.7764451051977987  # 97.5 % quantile of Student's t with 4 degrees of freedom
+
+
+def test_one_further_run_lies_within_t_s_root_one_plus_one_over_n() -> None:
+    assert statistics.prediction_half_width(0.5, 5) == pytest.approx(T4 * 0.5 * math.sqrt(1.2))
+
+
+def test_the_interval_of_a_mean_is_the_t_interval() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    half = T4 * math.sqrt(2.5) / math.sqrt(5)
+    found = statistics.mean_interval(values)
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3 - half, 3 + half))
+
+
+def test_welchs_interval_is_that_of_the_formula_and_changes_sign_with_the_order() -> None:
+    first, second = [1.0, 2.0, 4.0, 4.5], [0.0, 0.5, 0.4, 0.1, 0.2]
+    va, vb = 2.7291666666666665 / 4, 0.043 / 5
+    freedom = (va + vb) ** 2 / (va**2 / 3 + vb**2 / 4)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(va + vb)
+    found = statistics.welch_interval(first, second)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (2.635, 2.635 - half, 2.635 + half)
+    )
+    turned = statistics.welch_interval(second, first)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_values_without_spread_have_an_interval_without_width() -> None:
+    assert statistics.mean_interval([2.0] * 5) == Interval(2.0, 2.0, 2.0)
+    assert statistics.welch_interval([2.0] * 5, [1.5] * 5) == Interval(0.5, 0.5, 0.5)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert math.isnan(statistics.mean_interval([2.0]).low)
+    assert math.isnan(statistics.welch_interval([2.0], [1.0, 2.0]).high)
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.03, 0.05, 0.06])
+def test_the_number_of_seeds_is_the_least_that_suffices(sd: float) -> None:
+    n = statistics.seeds_to_predict(sd, 0.13)
+    assert n is not None
+    assert statistics.prediction_half_width(sd, n) <= 0.13
+    assert n == 2 or statistics.prediction_half_width(sd, n - 1) > 0.13
+
+
+def test_no_number_of_seeds_predicts_closer_than_196_hundredths_of_the_spread() -> None:
+    assert statistics.seeds_to_predict(1.0, 1.95) is None
+    assert statistics.seeds_to_predict(1.0, 1.99) is not None
+
+
+@pytest.mark.parametrize("sds", [(0.1, 0.1), (0.1, 0.02), (0.3, 0.0)])
+def test_seeds_for_a_difference_give_a_welch_interval_of_that_width(
+    sds: tuple[float, float],
+) -> None:
+    def half_width(n: int) -> float:
+        """Of samples with just these standard deviations."""
+        groups = []
+        for sd in sds:
+            step = sd * math.sqrt((n - 1) / n)
+            groups.append([step, -step] * (n // 2) + [0.0] * (n % 2))
+        found = statistics.welch_interval(*groups)
+        return (found.high - found.low) / 2
+
+    needed = statistics.seeds_to_bound_difference(*sds, 0.06)
+    assert needed is not None
+    needed += needed % 2  # the samples above are exact for even numbers
+    assert half_width(needed) <= 0.06
+    assert half_width(needed - 4) > 0.06
+
+
+def test_more_seeds_are_needed_for_less() -> None:
+    asked = [statistics.seeds_to_bound_mean(1.0, distance) for distance in (1.0, 0.3, 0.1)]
+    assert asked == sorted(asked)  # type: ignore[type-var]
+    assert statistics.seeds_to_bound_mean(1.0, 1e-6) is None
+
+
+def test_wilsons_interval_of_42_in_10000() -> None:
+    z, n, p = 1.959963984540054, 10_000, 0.0042
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert statistics.binomial_interval(42, n) == pytest.approx((centre - half, centre + half))
