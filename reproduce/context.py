@@ -58,8 +58,14 @@ class Context:
         return " ".join(f"{key}={value}" for key, value in self.changes.items())
 
     def train(self, work: Iterable[jobs.Job]) -> Iterator[jobs.Result]:
-        """Run the jobs one after another and yield each result as soon as it is there."""
+        """Run the jobs one after another and yield each result as soon as it is there.
+
+        Raises:
+            BadSettings: If a row cannot be trained with what the user changed; nothing is trained.
+        """
         listed = list(work)
+        if self.changes:
+            jobs.check(listed)
         with Display(len(listed)) as display:
             for job in listed:
                 watch = display.start(f"{job.row}, seed {job.seed}")

@@ -1,10 +1,13 @@
 """One training as a job: a child process, found again when finished, resumed when broken."""
 
+import difflib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +143,66 @@ def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce
         return replace(result, made=made)
 
 
+def check(jobs: Sequence[Job]) -> None:
+    """Refuse a setting that any of the jobs cannot be trained with, before the first is.
+
+    Configurations state every setting of model and data, so an unknown one is told with the
+    nearest known ones; the rest is left to one child process that builds what every row names.
+
+    Raises:
+        BadSettings: If a configuration was refused; the message names its row.
+    """
+    rows = {(job.experiment, job.row): job for job in jobs}
+    for job in rows.values():
+        _check_keys(job)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for (_, row), job in rows.items():
+            paths[str(Path(folder) / f"{row}.yaml")] = job
+        for path, job in paths.items():
+            Path(path).write_text(yaml.safe_dump(job.resolved, sort_keys=False))
+        command = [sys.executable, "-m", "reproduce.train", "check", *paths]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            reached = [line for line in done.stdout.splitlines() if line.startswith("checking ")]
+            job = paths[reached[-1].removeprefix("checking ")] if reached else jobs[0]
+            lines = done.stderr.splitlines()
+            reason = _refusal(lines) if done.returncode == BAD_COMMAND_LINE else lines[-1]
+            raise BadSettings(f"{job.experiment}, row {job.row}: {reason}")
+
+
+def _check_keys(job: Job) -> None:
+    known = list(_dotted(replace(job, overrides={}).resolved))
+    for key in job.overrides:
+        head, stated = key.split(".")[0], _short_key(key)
+        # A key may also name a whole group, or a part of a value that is a mapping.
+        fits = (
+            f"{k}.".startswith(f"{stated}.") or f"{stated}.".startswith(f"{k}.") for k in known
+        )
+        if head not in ("model", "data") or any(fits):
+            continue
+        near = difflib.get_close_matches(stated, known, n=3, cutoff=0.5)
+        near = near or [k for k in known if k.startswith(f"{head}.")]
+        where = f"{job.experiment}, row {job.row}"
+        raise BadSettings(f"{where}: there is no setting {key}. Did you mean {', '.join(near)}?")
+
+
+def _dotted(config: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yield the settings of a configuration as ``--set`` takes them."""
+    for key, value in config.items():
+        name = before if key == "init_args" else f"{before}.{key}".lstrip(".")
+        if isinstance(value, dict):
+            yield from _dotted(value, name)
+        else:
+            yield name
+
+
+def _short_key(key: str) -> str:
+    return key.replace(".init_args.", ".", 1)
+
+
 def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
     return provenance.collect(command, {**job.resolved, **summary.get("process", {})})
 
@@ -205,7 +268,9 @@ def _refusal(lines: Sequence[str]) -> str:
     noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>")
     kept = [line for line in told if not line.startswith((*noise, "Given value type"))]
     # A short value helps; a long one is the whole configuration.
-    return " ".join(line for line in kept if not line.startswith("Given value") or len(line) < 60)
+    text = " ".join(line for line in kept if not line.startswith("Given value") or len(line) < 60)
+    text = re.sub(r'Parser key "model": Problem with given class_path \S+ ', "", text)
+    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

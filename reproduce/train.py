@@ -201,12 +201,39 @@ def _write_summary(root: Path, **content: Any) -> None:
     storage.write(root / "summary.json", json.dumps(content, indent=1))
 
 
+class _Checker(SuiteCLI):
+    """Builds what a configuration names and starts nothing, not even a folder."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build a bare Trainer, which refuses what every Trainer refuses."""
+        config = self._get(self.config_init, "trainer")
+        bare = {"logger": False, "enable_checkpointing": False, "callbacks": None}
+        return self._instantiate_trainer({**config, **bare}, [])
+
+
+def _check(paths: list[str]) -> int:
+    """Build model, data and trainer of each configuration; the first that is refused ends it."""
+    for path in paths:
+        print(f"checking {path}", flush=True)
+        _Checker(
+            trainer_class=SuiteTrainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            args=["--config", path],
+            run=False,
+        )
+    return 0
+
+
 def main() -> int:
     """Run the command line and return its exit status."""
     # A checkpoint may come from a stranger: torch must never unpickle code, whoever calls it.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     keep_freed_memory()
     try:
+        if sys.argv[1:2] == ["check"]:
+            return _check(sys.argv[2:])
         SuiteCLI(
             trainer_class=SuiteTrainer,
             subclass_mode_model=True,

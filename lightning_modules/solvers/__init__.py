@@ -1,6 +1,6 @@
 """Solving initial value problems behind one interface."""
 
-from lightning_modules.solvers import native_backend, torchdiffeq_backend
+from lightning_modules.solvers import native_backend, scipy_backend, torchdiffeq_backend
 from lightning_modules.solvers.base import (
     Field,
     Solution,
@@ -24,6 +24,7 @@ from lightning_modules.solvers.watching import Step, watch_steps
 
 register_backend(torchdiffeq_backend.BACKEND)
 register_backend(native_backend.BACKEND)
+register_backend(scipy_backend.BACKEND)
 
 __all__ = [
     "Backend",

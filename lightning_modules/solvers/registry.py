@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from lightning_modules.solvers.base import Gradient, SolverSettings, SolveStats
+from lightning_modules.solvers.base import AdjointNorm, Gradient, SolverSettings, SolveStats
 
 Norm = Callable[[Tensor], Tensor]
 TensorField = Callable[[Tensor, Tensor], Tensor]
@@ -93,6 +93,7 @@ class Backend:
         gradients: The values of ``SolverSettings.gradient`` that it supports.
         checkpointed: Solves with ``gradient="checkpoint"``; given if and only if that is offered.
         absent: Methods that one might expect here, and the reason why they are not offered.
+        norm: The one error norm that it can use; None if it takes the one it is given.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Backend:
     gradients: tuple[Gradient, ...]
     checkpointed: SolveCheckpointed | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
+    norm: AdjointNorm | None = None
 
     def __post_init__(self) -> None:
         """Refuse a table of gradients that promises more or less than there is."""
@@ -158,7 +160,23 @@ def find_backend(settings: SolverSettings) -> Backend:
             f"{', '.join(backend.gradients)}. Backends that do: {', '.join(able) or 'none'}."
         )
     _check_method(backend, settings)
+    _check_norm(backend, settings)
     return backend
+
+
+def _check_norm(backend: Backend, settings: SolverSettings) -> None:
+    if backend.norm is None:
+        return
+    if settings.gradient == "adjoint" and settings.adjoint_norm != backend.norm:
+        raise ValueError(
+            f"Backend {backend.name!r} measures every error by one norm of its own; "
+            f"adjoint_norm is {settings.adjoint_norm!r}. Set adjoint_norm={backend.norm!r}."
+        )
+    if settings.sync_norm:
+        raise ValueError(
+            f"Backend {backend.name!r} measures every error by a norm of its own, which cannot be "
+            "shared between processes. Leave sync_norm out or choose another backend."
+        )
 
 
 def _check_method(backend: Backend, settings: SolverSettings) -> None:

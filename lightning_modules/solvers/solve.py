@@ -45,7 +45,8 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
         States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
 
     Raises:
-        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are.
+        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are, or if the
+            tolerances are below what the dtype of ``y0`` resolves.
         SolverFailed: If the solve cannot go on or is not finite; carries time, step size, steps.
 
     Source: Chen et al. (2018), Section 2; Algorithm 1 for ``gradient="adjoint"``.
@@ -58,6 +59,8 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
         layout = Layout(tuple(part.shape for part in y0))
         start, norm = layout.pack(y0), layout.largest_rms
     times = _checked_times(times, like=start)
+    if backend.methods()[settings.method] == "adaptive":
+        _check_tolerances(settings, start)
     stats = SolveStats()
     deliver(stats)
     tensor_field = _on_tensors(field, layout)
@@ -92,6 +95,26 @@ def _check_state(y0: State) -> None:
             "of a step is a difference that drowns in the rounding of shorter numbers. Convert "
             "it with .float(); the field may compute in less under autocast."
         )
+
+
+def _check_tolerances(settings: SolverSettings, y0: Tensor) -> None:
+    """Refuse tolerances that the numbers of the state cannot resolve."""
+    largest, rounding = float(y0.detach().abs().max()), torch.finfo(y0.dtype).eps / 2
+    pairs = {"": (settings.rtol, settings.atol)}
+    if settings.gradient == "adjoint":
+        rtol, atol = settings.adjoint_rtol, settings.adjoint_atol
+        pairs["adjoint_"] = (
+            settings.rtol if rtol is None else rtol,
+            settings.atol if atol is None else atol,
+        )
+    for which, (rtol, atol) in pairs.items():
+        if rtol * largest + atol < rounding * largest < math.inf:
+            remedy = " or pass a float64 y0" if y0.dtype == torch.float32 else ""
+            raise ValueError(
+                f"{which}rtol={rtol:g} and {which}atol={atol:g} ask for less than the rounding of "
+                f"{y0.dtype} at |y| = {largest:.3g}, which is {rounding * largest:.1e}: no step "
+                f"could be accepted on its merits. Loosen them{remedy}."
+            )
 
 
 def _checked_times(times: Tensor, like: Tensor) -> Tensor:

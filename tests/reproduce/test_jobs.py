@@ -212,7 +212,35 @@ Errors:
 Given value: Namespace(class_path='datamodules.MNIST', init_args=Namespace(root=None))""",
             "batch_size is 0. Choose a number.",
         ),
+        (
+            'error: Parser key "model":\n'
+            "Problem with given class_path 'lightning_modules.ImageClassifier':\n"
+            """Parser key "body": Expected a typing.Literal['mlp', 'ode']. Got value: odee""",
+            """Parser key "body": Expected one of 'mlp', 'ode'. Got value: odee""",
+        ),
     ],
 )
 def test_a_refusal_is_told_by_its_reason(printed: str, reason: str) -> None:
     assert jobs._refusal(printed.splitlines()) == reason
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("model.solvr.rtol", "Did you mean model.solver.rtol"),
+        ("model.init_args.widht", "model.width"),
+        ("data.batchsize", "data.batch_size"),
+        ("data.xyzzy.q", "data.root"),
+    ],
+)
+def test_an_unknown_setting_is_told_with_the_nearest_names(key: str, hint: str) -> None:
+    with pytest.raises(BadSettings, match=rf"row odenet: there is no setting {key}.*{hint}"):
+        jobs.check([replace(JOB, overrides={key: 1})])
+
+
+def test_settings_are_checked_for_every_row_before_one_is_trained(tmp_path: Path) -> None:
+    fits = replace(JOB, overrides={"model.solver.rtol": 1e-4})
+    jobs.check([fits])
+    narrow = replace(JOB, row="small", overrides={"model.width": 10})
+    with pytest.raises(BadSettings, match=r"row small: .*divisible by num_groups"):
+        jobs.check([fits, narrow])

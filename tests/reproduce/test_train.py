@@ -198,6 +198,23 @@ def test_a_training_without_a_finite_test_is_no_result(
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == status
 
 
+@pytest.mark.parametrize("name", ["rknet.yaml", "odenet.yaml"])
+def test_the_same_command_gives_the_same_bits(name: str, tmp_path: Path, mnist_root: str) -> None:
+    results = []
+    for folder in ("first", "second"):
+        common = ["run", "--config", _config(name), "--data.root", mnist_root, *SMALL]
+        assert _main([*common, f"--trainer.default_root_dir={tmp_path / folder}"]) == 0
+        summary = json.loads((tmp_path / folder / "summary.json").read_text())
+        content = torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", weights_only=True)
+        results.append((summary["metrics"], content["state_dict"]))
+    (metrics, weights), (same_metrics, same_weights) = results
+    assert metrics == same_metrics
+    assert all(torch.equal(weights[key], same_weights[key]) for key in weights)
+    answers = [(tmp_path / f / "predictions.csv").read_text() for f in ("first", "second")]
+    assert answers[0] == answers[1]
+    assert len(answers[0].splitlines()) == 1 + 32
+
+
 def test_two_processes_train_one_global_batch_and_one_device_tests(
     tmp_path: Path, mnist_root: str
 ) -> None:

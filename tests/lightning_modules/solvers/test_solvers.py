@@ -1,6 +1,7 @@
 import pickle
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -286,3 +287,25 @@ def test_a_name_is_not_taken_twice(plain_euler: Backend) -> None:
 
 def test_the_user_backend_is_gone_after_its_test() -> None:
     assert "plain" not in backends()
+
+
+@pytest.mark.parametrize("backend", ["torchdiffeq", "native"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rtol": 1e-9, "atol": 1e-9}, "rtol=1e-09"),
+        ({"adjoint_rtol": 0.0, "adjoint_atol": 1e-10, "gradient": "adjoint"}, "adjoint_rtol=0"),
+    ],
+)
+def test_tolerances_below_the_rounding_of_the_state_are_refused(
+    backend: str, change: dict[str, Any], named: str
+) -> None:
+    settings = SolverSettings(backend=backend, **change)
+    with pytest.raises(ValueError, match=rf"{named}.*float32.*Loosen them or pass a float64"):
+        solve_decay(settings, y0=torch.ones(3))
+    solve_decay(settings, y0=torch.ones(3, dtype=torch.float64), times=torch.linspace(0, 1, 3))
+
+
+def test_tolerances_of_a_fixed_step_are_not_read() -> None:
+    settings = SolverSettings(method="rk4_38", rtol=1e-12, atol=1e-12)
+    solve_decay(settings, y0=torch.ones(3))
