@@ -27,7 +27,8 @@ class TimeConv2d(nn.Conv2d):
         ones = x.new_ones(1, 1, *x.shape[-2:])
         of_time = F.conv2d(ones, for_time, padding=1)
         shift = torch.addcmul(self.bias.view(-1, 1, 1), of_time, t)  # type: ignore[union-attr]
-        return F.conv2d(x, for_state, padding=1).contiguous().add_(shift)
+        out = F.conv2d(x, for_state, padding=1).contiguous()
+        return out + shift if _is_transformed(shift) else out.add_(shift)
 
 
 class _TimelessConv2d(nn.Conv2d):
@@ -101,6 +102,11 @@ def _rectified(x: Tensor) -> Tensor:
     than the convolution alone; group norms prefer the usual layout, so they keep it.
     ``python -m reproduce step_time`` measures both. Elsewhere the layout stays.
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not _is_transformed(x):
         x = x.contiguous(memory_format=torch.channels_last)
     return F.relu(x, inplace=True)
+
+
+def _is_transformed(x: Tensor) -> bool:
+    """Return whether ``x`` belongs to torch.func, whose vmap knows neither layouts nor this."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))

@@ -19,7 +19,13 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import autocast_now, check_unchanged, refuse_strangers, vjp
+from lightning_modules.solvers.replay import (
+    autocast_now,
+    check_unchanged,
+    refuse_strangers,
+    versions,
+    vjp,
+)
 from lightning_modules.solvers.state import Layout, check_finite, counted, rms
 
 
@@ -49,6 +55,7 @@ class _Adjoint(torch.autograd.Function):
         ctx.problem, ctx.parameters = problem, parameters
         ctx.autocast = autocast_now(y0.device.type)
         settings, stats = problem.settings, problem.stats
+        y0 = y0.detach()
         with torch.autocast(**ctx.autocast):
             ys = problem.backend.solve(
                 counted(problem.field, stats),
@@ -58,6 +65,7 @@ class _Adjoint(torch.autograd.Function):
                 shared(problem.norm, settings),
                 stats,
             )
+        ctx.buffers = versions(problem)
         # Saved although ctx.parameters holds them: this notices changes made in place.
         ctx.save_for_backward(ys, times, *parameters)
         return ys
@@ -66,7 +74,7 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *_ = ctx.saved_tensors
-        check_unchanged(ctx.problem, ctx.parameters)
+        check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
         with torch.autocast(**ctx.autocast):
             a, a_before_jump, g = sweep.run(ys, grad_ys, times)
@@ -84,8 +92,8 @@ class _Augmented:
         self.layout = Layout((shape, shape, *(p.shape for p in parameters)))
         self._problem = problem
         self._parameters = parameters
-        self._unchecked = True
-        self._sizes = [math.sqrt(p.numel()) for p in parameters]
+        self._known = set(map(id, parameters))
+        self._sizes = [math.sqrt(max(p.numel(), 1)) for p in parameters]
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         """Return [f, -aᵀ ∂f/∂z, -aᵀ ∂f/∂θ] as a new vector."""
@@ -100,17 +108,14 @@ class _Augmented:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             dz = self._problem.field(t.detach(), z)
-        inputs = (z, *self._parameters)
-        if self._unchecked:
-            refuse_strangers(dz, inputs)
-            self._unchecked = False
+        refuse_strangers(dz, z, self._known)
         out_z, *rest = self.layout.unpack(out)
         out_z.copy_(dz.detach())
-        for part, pulled in zip(rest, vjp(dz, inputs, a), strict=True):
+        for part, pulled in zip(rest, vjp(dz, (z, *self._parameters), a), strict=True):
             if pulled is None:
                 part.zero_()
             else:
-                torch.neg(pulled, out=part)
+                part.copy_(pulled).neg_()
 
     def norm(self, error: Tensor) -> Tensor:
         """Return the norm that ``adjoint_norm`` names."""

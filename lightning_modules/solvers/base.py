@@ -38,7 +38,8 @@ class SolverSettings:
         gradient: ``direct`` differentiates through the solver's steps; ``checkpoint`` gives the
             same gradient, but stores the accepted states only and replays each step in backward;
             ``adjoint`` solves the continuous adjoint backwards in time and stores the output
-            times only.
+            times only. The last two evaluate the field again in backward, so it must give the
+            same values there: no random numbers, no buffers that change in between.
         adjoint_rtol: Relative tolerance of the backward solve; unset, ``rtol``.
         adjoint_atol: Absolute tolerance of the backward solve; unset, ``atol``.
         adjoint_norm: Error norm of the backward solve: ``per_tensor`` (the largest RMS of state,

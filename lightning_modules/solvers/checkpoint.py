@@ -24,7 +24,13 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.integration import Accepted, accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import autocast_now, check_unchanged, refuse_strangers, vjp
+from lightning_modules.solvers.replay import (
+    autocast_now,
+    check_unchanged,
+    refuse_strangers,
+    versions,
+    vjp,
+)
 from lightning_modules.solvers.state import counted
 from lightning_modules.solvers.stepping import BufferedStages, number
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau, Row
@@ -47,6 +53,10 @@ def solve_checkpointed(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
             "times requires a gradient, which gradient='checkpoint' does not give. Detach it, or "
             "use gradient='adjoint' or 'direct'."
         )
+    if not torch.is_grad_enabled():  # nothing will be replayed, so nothing is kept
+        field, settings = counted(problem.field, problem.stats), problem.settings
+        norm = shared(problem.norm, settings)
+        return problem.backend.solve(field, y0, times, settings, norm, problem.stats)
     ys: Tensor = _Checkpoint.apply(problem, y0, times, *problem.parameters())
     return ys
 
@@ -60,6 +70,7 @@ class _Checkpoint(torch.autograd.Function):
     ) -> Tensor:
         ctx.problem, ctx.parameters, ctx.shape = problem, parameters, y0.shape
         ctx.autocast = autocast_now(y0.device.type)
+        y0 = y0.detach()
         field, settings, stats = problem.field, problem.settings, problem.stats
         stages = BufferedStages(counted(field, stats), TABLEAUS[settings.method], y0)
         ys, steps, starts = [y0.reshape(-1)], [], []
@@ -69,16 +80,16 @@ class _Checkpoint(torch.autograd.Function):
                 ys += outputs_of(stages, step)
                 starts.append(step.y0)
                 steps.append(_Taken.of(step, stages.tableau))
-        ctx.steps = steps
+        ctx.steps, ctx.buffers = steps, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
         ctx.save_for_backward(*starts, *parameters)
-        return torch.stack(ys).view(len(times), *y0.shape)
+        return torch.stack([y.view(y0.shape) for y in ys])
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         starts = ctx.saved_tensors[: len(ctx.steps)]
-        check_unchanged(ctx.problem, ctx.parameters)
+        check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         sweep = _Sweep(ctx.problem, starts[0].view(ctx.shape), ctx.parameters)
         with torch.autocast(**ctx.autocast):
             grad_y0 = sweep.run(ctx.steps, starts, grad_ys.reshape(len(grad_ys), -1))
@@ -136,11 +147,22 @@ class _Replay(BufferedStages):
         self.graphs.append((y, slope))
 
 
+def _shares_of_last_slope(step: _Taken, grads: Tensor) -> list[tuple[float, Tensor]]:
+    """Return what the interpolated outputs of a step pass to the slope at its end.
+
+    That slope is the first of the next step, where it is evaluated again. The gradient of an
+    output at the end itself comes last in ``grads`` and has no such share.
+    """
+    inside = grads[: len(step.weights)]
+    return [(step.dt * w[-1], grad) for w, grad in zip(step.weights, inside, strict=True)]
+
+
 class _Sweep:
     """One backward pass over the accepted steps.
 
     Row i of ``_g`` is g_i, and the last row is the cotangent of the state at the end of a step:
-    for a method whose last stage is evaluated there (FSAL) that is the input of this stage.
+    for a method whose last stage is evaluated there (FSAL) that is the input of this stage, whose
+    own g is added to what the row holds already.
     """
 
     def __init__(self, problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -153,7 +175,7 @@ class _Sweep:
             torch.tensor([row[i] for row in rows[i + 1 :]], dtype=y0.dtype, device=y0.device)
             for i in range(len(rows))
         ]
-        self._unchecked = True
+        self._known = set(map(id, parameters))
         self._kappa = y0.new_empty(y0.numel())
         self.gradients = [torch.zeros_like(p) for p in parameters]
 
@@ -170,17 +192,8 @@ class _Sweep:
         """
         grad_ys0, *after = grad_ys.split([1, *(step.outputs for step in steps)])
         for n in range(len(steps) - 1, -1, -1):
-            step, grads = steps[n], after[n]
-            # An interpolant reads the slope at the end of its step: the next one's first.
-            inherited = (
-                [
-                    (steps[n - 1].dt * weights[-1], grad)
-                    for weights, grad in zip(steps[n - 1].weights, after[n - 1], strict=False)
-                ]
-                if n
-                else []
-            )
-            self._back(step, starts[n], grads, inherited, last=n == len(steps) - 1)
+            inherited = _shares_of_last_slope(steps[n - 1], after[n - 1]) if n else []
+            self._back(steps[n], starts[n], after[n], inherited, last=n == len(steps) - 1)
         return self._g[-1] + grad_ys0[0]
 
     def _back(
@@ -220,13 +233,10 @@ class _Sweep:
     def _pull(self, i: int, kappa: Tensor) -> None:
         """Put g_i into its row and add what reaches the parameters."""
         y, slope = self._replay.graphs.pop()
-        inputs = (y, *self._parameters)
-        if self._unchecked:
-            refuse_strangers(slope, inputs)
-            self._unchecked = False
-        pulled, *shares = vjp(slope, inputs, kappa.view(y.shape))
+        refuse_strangers(slope, y, self._known)
+        pulled, *shares = vjp(slope, (y, *self._parameters), kappa.view(y.shape))
         row = self._g[i]
-        if i == len(self._g) - 1:  # the state at the end has a cotangent already
+        if i == len(self._g) - 1:
             row.add_(0.0 if pulled is None else pulled.reshape(-1))
         elif pulled is None:
             row.zero_()

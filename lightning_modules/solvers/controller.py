@@ -46,11 +46,13 @@ class Controller:
         h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         probed = stages.probe(t, direction * h0, y)
         d2 = self._measure((probed - slope) / scale) / h0
+        if not math.isfinite(d2):
+            return direction * h0
         if d1 <= 1e-15 and d2 <= 1e-15:
             h1 = max(1e-6, h0 * 1e-3)
         else:
             h1 = (0.01 / max(d1, d2)) ** (1 / self._order)
-        return direction * min(100 * h0, h1 if math.isfinite(d2) else h0)
+        return direction * min(100 * h0, h1)
 
     @torch.no_grad()
     def ratio(self, error: Tensor, dt: float, y0: Tensor, y1: Tensor) -> float:

@@ -38,7 +38,7 @@ def no_step(
         stats: Steps that the solve took.
         finite: Whether the error of the step tried last was.
     """
-    why = f"{_cause(field, t, y, finite)} {_remedy(y.dtype, settings)}"
+    why = _cause(field, t, y, finite) or _too_small(y.dtype, settings)
     return _stopped(why, t, end, dt, settings, stats)
 
 
@@ -54,22 +54,28 @@ def _stopped(
     )
 
 
+_CHECK = "Check the field there, or shorten the time span."
+
+
 @torch.no_grad()
 def _cause(field: TensorField, t: float, y: Tensor, finite: bool) -> str:
+    """Say what is not finite and what to do; empty where everything is."""
     if not bool(torch.isfinite(y).all()):
-        return "the state is not finite."
+        return f"the state is not finite. {_CHECK}"
     time = torch.full((), t, dtype=y.dtype, device=y.device)
     if not bool(torch.isfinite(field(time, y)).all()):
-        return "the field returned values that are not finite at the last state."
-    if not finite:
-        return (
-            "the field is finite at the last state but not within the step tried from it; "
-            "the solution diverges or the field is not defined there."
-        )
-    return "the step size vanished; the problem looks stiff, or its solution diverges."
+        return f"the field returned values that are not finite at the last state. {_CHECK}"
+    if finite:
+        return ""
+    return (
+        "the field is finite at the last state but not within the step tried from it; "
+        "the solution diverges or the field is not defined there. Check the field, shorten the "
+        "time span, or loosen rtol/atol."
+    )
 
 
-def _remedy(dtype: torch.dtype, settings: SolverSettings) -> str:
+def _too_small(dtype: torch.dtype, settings: SolverSettings) -> str:
+    why = "the step size vanished; the problem looks stiff, or its solution diverges."
     if settings.rtol < 4 * torch.finfo(dtype).eps:
-        return f"rtol is below the resolution of {dtype}: loosen it or pass a float64 y0."
-    return "Loosen rtol/atol, shorten the time span, or check the field."
+        return f"{why} rtol is near the resolution of {dtype}: loosen it or pass a float64 y0."
+    return f"{why} Loosen rtol/atol, shorten the time span, or check the field."

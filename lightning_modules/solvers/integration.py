@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -81,6 +81,8 @@ def _fixed_steps(
     callbacks, reached = watchers(), 1
     for t, end in pairwise(grid):
         dt = end - t
+        if number(dt) == 0.0:  # far from zero, steps within the rounding of times fall together
+            continue
         y1 = stages.step(t, dt, y)
         stats.steps_accepted += 1
         for callback in callbacks:
@@ -147,7 +149,7 @@ class _AdaptiveWalk:
 
     def _fractions(self, t: Time, t1: Time, dt: Time, reached: int) -> tuple[Time | None, ...]:
         found: list[Time | None] = []
-        for tick in self._ticks[reached:]:
+        for tick in islice(self._ticks, reached, None):
             left = self._direction * (number(t1) - number(tick))
             if left < 0:
                 break
@@ -159,8 +161,11 @@ class _AdaptiveWalk:
         now, size = number(t), number(dt)
         if self._stats.steps >= self._settings.max_steps:
             raise step_limit(now, self._end, size, self._settings, self._stats)
-        # Times near 0 resolve steps that add nothing to the interval, hence the second bound.
-        if now + size == now or abs(size) < 1e-16 * abs(self._end - number(self._ticks[0])):
+        # Times near 0 resolve steps that add nothing to the interval. A step that was only cut
+        # short by an output time may be as small as that.
+        span = abs(self._end - number(self._ticks[0]))
+        vanished = not ratio <= 1.0 and abs(size) < 1e-16 * span
+        if now + size == now or vanished:
             raise self._stuck(t, y, size, finite=math.isfinite(ratio))
 
     def _stuck(self, t: Time, y: Tensor, dt: float, *, finite: bool) -> Exception:

@@ -36,12 +36,14 @@ def solve(
     is. Where gradients are recorded, they go through the accepted steps alone, and step sizes
     that the error chose are constants.
     """
+    if not torch.is_grad_enabled():
+        y0 = y0.detach()
     kind = GraphStages if torch.is_grad_enabled() else BufferedStages
     stages = kind(field, TABLEAUS[settings.method], y0)
     ys = [y0.reshape(-1)]
     for step in accepted_steps(stages, y0, times, settings, norm, stats):
         ys += outputs_of(stages, step)
-    return torch.stack(ys).view(len(times), *y0.shape)
+    return torch.stack([y.view(y0.shape) for y in ys])
 
 
 BACKEND = Backend(

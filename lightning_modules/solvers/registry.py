@@ -55,6 +55,7 @@ class Problem:
         backend: Solves it.
         field: The field f over one tensor; evaluations are not counted.
         parameters: Returns the parameters of f that want a gradient, as they are now.
+        buffers: Returns the buffers of f that it computes with, as they are now.
         settings: Method, tolerances and the norm of the backward solve.
         norm: Error norm of the state in this process; ``distributed.shared`` makes it joint.
         stats: Filled in as the solves run.
@@ -63,6 +64,7 @@ class Problem:
     backend: "Backend"
     field: TensorField
     parameters: Callable[[], tuple[Tensor, ...]]
+    buffers: Callable[[], tuple[Tensor, ...]]
     settings: SolverSettings
     norm: Norm
     stats: SolveStats

@@ -1,6 +1,6 @@
 """What gradients that evaluate the field again in backward have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -19,8 +19,22 @@ def autocast_now(device: str) -> dict[str, Any]:
     }
 
 
-def check_unchanged(problem: Problem, parameters: Sequence[Tensor]) -> None:
-    """Raise unless the field still has the parameters that it had in forward."""
+Versions = tuple[tuple[int, int], ...]
+
+
+def versions(problem: Problem) -> Versions:
+    """Return which buffers the field computes with, and how often each was written to."""
+    return tuple((id(b), 0 if b.is_inference() else b._version) for b in problem.buffers())
+
+
+def check_unchanged(problem: Problem, parameters: Sequence[Tensor], buffers: Versions) -> None:
+    """Raise unless the field still has the parameters and buffers that it had in forward."""
+    if versions(problem) != buffers:
+        raise RuntimeError(
+            "A buffer of the field was replaced or written to between forward and backward; "
+            f"gradient={problem.settings.gradient!r} evaluates the field again and would meet "
+            "another one. Run backward first, or use gradient='direct'."
+        )
     if list(map(id, problem.parameters())) != list(map(id, parameters)):
         raise RuntimeError(
             "The field's parameters were replaced, frozen or unfrozen between forward and "
@@ -36,9 +50,14 @@ def vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> Sequence[Te
     return torch.autograd.grad(output, inputs, vector, allow_unused=True)
 
 
-def refuse_strangers(output: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Raise where ``output`` depends on a leaf not among ``inputs``, whose gradient is lost."""
-    known = set(map(id, inputs))
+def refuse_strangers(output: Tensor, state: Tensor, known: Set[int]) -> None:
+    """Raise where ``output`` depends on another leaf, whose gradient would be lost.
+
+    Args:
+        output: What the field returned.
+        state: What it was called with.
+        known: The ids of its parameters.
+    """
     seen: set[Any] = set()
     todo: list[Any] = [output.grad_fn]
     while todo:
@@ -47,7 +66,7 @@ def refuse_strangers(output: Tensor, inputs: Sequence[Tensor]) -> None:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)  # only leaves' AccumulateGrad nodes have one
-        if isinstance(leaf, Tensor) and id(leaf) not in known:
+        if isinstance(leaf, Tensor) and leaf is not state and id(leaf) not in known:
             raise RuntimeError(
                 f"The field uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
                 "and is no parameter of it, so backward would drop that gradient. Pass an "

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_modules.solvers.adjoint import solve_with_adjoint
 from lightning_modules.solvers.base import (
@@ -64,7 +65,15 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
     stats = SolveStats()
     deliver(stats)
     tensor_field = _on_tensors(field, layout)
-    problem = Problem(backend, tensor_field, partial(_trainable, field), settings, norm, stats)
+    problem = Problem(
+        backend,
+        tensor_field,
+        partial(_trainable, field),
+        partial(_constants, field),
+        settings,
+        norm,
+        stats,
+    )
     if settings.gradient == "adjoint":
         ys = solve_with_adjoint(problem, start, times)
     elif settings.gradient == "checkpoint":
@@ -148,6 +157,13 @@ def _trainable(field: Field) -> tuple[Tensor, ...]:
     return tuple(parameter for parameter in parameters if parameter.requires_grad)
 
 
+def _constants(field: Field) -> tuple[Tensor, ...]:
+    """Return the buffers, without those that normalisations only write while training."""
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    read = (m for m in modules if not (m.training and isinstance(m, _NormBase)))
+    return tuple(buffer for module in read for buffer in module.buffers(recurse=False))
+
+
 def _shown(ticks: list[float]) -> str:
     shown = ", ".join(f"{tick:.6g}" for tick in ticks[:6])
     return f"[{shown}{', …' if len(ticks) > 6 else ''}]"
@@ -176,6 +192,9 @@ def _on_tensors(field: Field, layout: Layout | None) -> TensorField:
 
 
 def _check_derivative(dy: Any, shape: torch.Size) -> None:
+    if isinstance(dy, Tensor) and dy.is_complex():
+        raise ValueError("The field returned complex numbers. Solve for their real and imaginary "
+                         "parts, as a tuple of two tensors.")  # fmt: skip
     if not isinstance(dy, Tensor) or dy.shape != shape:
         given = f"shape {tuple(dy.shape)}" if isinstance(dy, Tensor) else f"a {type(dy).__name__}"
         raise ValueError(

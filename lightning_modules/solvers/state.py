@@ -92,7 +92,7 @@ def _steps_per_interval(times: Tensor, step_size: float | None) -> list[int]:
     if step_size is None:
         return [1] * (len(ticks) - 1)
     # Rounded times must not turn a whole number of steps into one more.
-    slack = 4 * torch.finfo(times.dtype).eps * max(map(abs, ticks)) / step_size
+    slack = min(4 * torch.finfo(times.dtype).eps * max(map(abs, ticks)) / step_size, 0.5)
     lengths = [abs(end - start) for start, end in pairwise(ticks)]
     return [max(1, math.ceil(length / step_size - slack)) for length in lengths]
 
@@ -111,11 +111,13 @@ def check_finite(ys: Tensor, times: Tensor, settings: SolverSettings, stats: Sol
         return
     first = int(finite.flatten(1).all(dim=1).logical_not().nonzero()[0])
     ticks = times.detach().tolist()
+    size = settings.step_size or abs(ticks[-1] - ticks[0]) / max(stats.steps, 1)
+    dial = "rtol/atol" if settings.step_size is None else "step_size"
     raise SolverFailed(
         f"{settings.method} returned a state that is not finite at t={ticks[first]:.6g} "
-        f"of {ticks[-1]:.6g}: the solution diverges, or the field or y0 is not finite. "
-        "Lower step_size (fixed-step methods) or rtol/atol, or shorten the time span.",
+        f"of {ticks[-1]:.6g} after {stats.steps} steps (dt={size:.1e}): the solution diverges, or "
+        f"the field or y0 is not finite. Lower {dial}, shorten the time span, or check the field.",
         ticks[first],
-        settings.step_size or abs(ticks[-1] - ticks[0]) / max(stats.steps, 1),
+        size,
         stats.steps,
     )

@@ -117,17 +117,21 @@ class BufferedStages(Stages):
 
     def stage(self, i: int, y: Tensor, dt: Time) -> Tensor:
         """Return the input of stage ``i`` in fresh memory, since a field may keep it."""
-        return torch.addmv(y, self._columns[i], self._inputs[i], alpha=number(dt))
+        return torch.addmv(
+            y, self._columns[i], self._inputs[i], alpha=number(dt), out=torch.empty_like(y)
+        )
 
     def interpolate(self, y: Tensor, dt: Time, x: Time) -> Tensor:
         """Return the state at the fraction ``x`` of the last step, which began at ``y``."""
         weights = self.tableau.weights_at(number(x))
         row = torch.tensor(weights, dtype=self._dtype, device=self._device)
-        return torch.addmv(y, self._buffer.t(), row, alpha=number(dt))
+        return torch.addmv(y, self._buffer.t(), row, alpha=number(dt), out=torch.empty_like(y))
 
     def error(self) -> Tensor:
         """Return the error estimate of the last step over its size."""
-        return torch.mv(self._buffer.t(), self._error)
+        return torch.mv(
+            self._buffer.t(), self._error, out=self._buffer.new_empty(self._buffer.shape[1])
+        )
 
     def advance(self) -> None:
         """Make the last slope the first of the next step."""
@@ -176,12 +180,14 @@ class GraphStages(Stages):
                 out = (y if out is None else out) + scale * slope
             elif out is None:
                 out = torch.add(y, slope, alpha=scale)
-            elif scale != 0.0 or weight != 0.0:
+            elif weight != 0.0:
                 out.add_(slope, alpha=scale)  # addition saves nothing, so this hurts no graph
         return y if out is None else out
 
     def _evaluate(self, i: int, t: Tensor, y: Tensor) -> None:
-        self._slopes[i] = self._field(t, y).reshape(-1)
+        slope = self._field(t, y).reshape(-1)
+        # A field without a graph may return the same buffer again.
+        self._slopes[i] = slope if slope.requires_grad else slope.clone()
 
     def _slope(self, i: int) -> Tensor:
         return self._slopes[i]

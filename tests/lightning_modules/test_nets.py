@@ -135,6 +135,35 @@ def test_time_gradient_of_the_split_convolution_is_that_of_the_concatenated_one(
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 5, 3), (1, 8, 1, 1), (3, 8, 1, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_of_the_state_changes_no_value(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    ours, example = ConvField(8, 4).double(), ConcatConvField(8, 4).double()
+    example.load_state_dict(ours.state_dict())
+    y = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    t, weight = torch.tensor(0.4, dtype=torch.float64), torch.randn(shape).double()
+    found = []
+    for field in (ours, example):
+        dy = field(t, y)
+        found.append([dy, *torch.autograd.grad((dy * weight).sum(), [y, *field.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_the_field_works_under_vmap_and_autocast() -> None:
+    field, y = ConvField(8, 4), torch.randn(3, 8, 5, 5)
+    t = torch.tensor(0.3)
+    alone = torch.func.vmap(lambda image: field(t, image[None])[0])(y)
+    torch.testing.assert_close(alone, field(t, y), rtol=1e-4, atol=1e-5)
+    assert torch.func.vmap(lambda time: field(time, y))(torch.rand(2)).shape == (2, 3, 8, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        short = field(t, y).float()
+    torch.testing.assert_close(short, field(t, y), rtol=0.05, atol=0.1)
+
+
 @pytest.mark.parametrize("setting", [{"body": "ode", "stem": "x"}, {"body": "x"}])
 def test_an_unknown_part_is_refused_by_name(setting: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"Unknown .* 'x'\. Choose one of"):

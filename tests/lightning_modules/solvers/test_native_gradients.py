@@ -89,7 +89,7 @@ def test_gradients_of_linear_growth_are_their_closed_form(method: str, gradient:
 @pytest.mark.parametrize("direction", [1, -1])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_gradients_follow_closed_forms(problem: Problem, direction: int, gradient: str) -> None:
-    """The gradient by y0 is that of the solution: finite differences of the closed form."""
+    """The gradient by y0 is that of the solution: finite differences of another tight solve."""
     settings = native(rtol=1e-10, atol=1e-10, gradient=gradient)
     y0, times = problem.y0.clone().requires_grad_(), problem.times(2, direction)
     (found,) = torch.autograd.grad(odeint(problem.field, y0, times, settings).ys[-1].sum(), y0)
@@ -149,6 +149,17 @@ def test_direct_gradients_reach_the_output_times(method: str) -> None:
         assert float(found[i]) == pytest.approx(
             exact, rel=0.1 if method == "euler" else 2e-2, abs=0.3
         )
+
+
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "dopri8"])
+def test_direct_and_adjoint_agree_on_the_output_times(method: str) -> None:
+    net, found = Net(), []
+    for gradient in ("direct", "adjoint"):
+        times = torch.tensor([0.0, 0.33, 0.87], dtype=torch.float64, requires_grad=True)
+        settings = native(method, rtol=1e-10, atol=1e-10, gradient=gradient)
+        loss = loss_of(odeint(net, start().detach(), times, settings).ys)
+        found += torch.autograd.grad(loss, times)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
 
 
 def test_checkpoint_refuses_times_that_want_a_gradient() -> None:
