@@ -120,7 +120,8 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
-    targets: list[str] = arguments.targets
+    # Commands are written with hyphens as often as modules with underscores.
+    targets: list[str] = [target.replace("-", "_") for target in arguments.targets]
     if targets == ["list"]:
         for name in names():
             print(f"{name:<12}{claim(name)}")
@@ -309,9 +310,14 @@ def _all_rows(folder: Path) -> "list[Record]":
 
 
 def _print_comparison(name: str, rows: "list[Record]") -> None:
-    from reproduce import compare
+    """Print rows beside the shipped and the paper's; where it printed none, ours as a table."""
+    from reproduce import compare, paper
 
-    print(compare.render(compare.comparison(rows, _shipped(name), name)))
+    if paper.numbers(name) or not rows:
+        print(compare.render(compare.comparison(rows, _shipped(name), name)))
+        return
+    module = importlib.import_module(f"reproduce.experiments.{name}")
+    print(module.table(rows).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
 
 
 def _shipped(name: str) -> "list[Record]":

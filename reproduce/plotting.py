@@ -28,6 +28,11 @@ NAMES = {
     "one_block": "one residual block",
     "small_resnet": "ResNet of equal size",
     "timeless_field": "ODE-Net, f without t",
+    "direct": "direct",
+    "checkpoint": "checkpoint",
+    "adjoint": "adjoint",
+    "adjoint_seminorm": "adjoint, seminorm",
+    "adjoint_vode": "adjoint, VODE-Adams",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -51,8 +56,14 @@ LOOKS = {
     "one_block": ("blue", "p"),
     "small_resnet": ("blue", "d"),
     "timeless_field": ("vermillion", "8"),
+    # A gradient has the colour of the network that it trains in Table 1.
+    "direct": ("orange", "v"),
+    "checkpoint": ("purple", "<"),
+    "adjoint": ("vermillion", ">"),
+    "adjoint_seminorm": ("sky_blue", "1"),
+    "adjoint_vode": ("black", "2"),
 }
-FREE_COLOURS = ("sky_blue", "green")
+FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.
 PAPER_STYLE: dict[str, Any] = {
     "color": "#555555",
@@ -62,7 +73,7 @@ PAPER_STYLE: dict[str, Any] = {
     "linestyle": "none",
     "label": "paper",
 }
-FREE_MARKERS = ("v", "<", ">", "*", "h", "X")
+FREE_MARKERS = ("*", "h", "X", "H")
 
 STYLE: dict[str, Any] = {
     "font.size": 14,

@@ -98,6 +98,28 @@ def seeds_to_bound_difference(sd1: float, sd2: float, distance: float) -> int | 
     return _least(lambda n: _quantile(freedom * (n - 1)) * math.sqrt(squares / n) <= distance)
 
 
+def exponent(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Return the slope of log y over log x, the exponent of a power law, and its t interval.
+
+    Args:
+        x: At least three positive numbers.
+        y: As many positive numbers.
+    """
+    from scipy import stats
+
+    fit = stats.linregress([math.log(v) for v in x], [math.log(v) for v in y])
+    half = _quantile(len(x) - 2) * float(fit.stderr)
+    return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Return slope, intercept and R² of the least-squares line through the points."""
+    from scipy import stats
+
+    fit = stats.linregress(x, y)
+    return float(fit.slope), float(fit.intercept), float(fit.rvalue) ** 2
+
+
 def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return Wilson's interval of a probability."""
     from scipy import stats

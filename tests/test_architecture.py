@@ -26,6 +26,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.progress": (),
     "reproduce.timing": (),
     "reproduce.allocator": (),
+    "reproduce.memory": (),
+    "reproduce.sensitivities": (),
+    "reproduce.trained": ("lightning_modules", "reproduce.weights"),
+    "reproduce.children": (),
+    "reproduce.point": (
+        "lightning_modules",
+        "reproduce.allocator",
+        "reproduce.memory",
+        "reproduce.timing",
+    ),
     "reproduce.claims": ("reproduce.paper",),
     "reproduce.statistics": (),
     "reproduce.verdicts": (
@@ -63,7 +73,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.progress",
     ),
     "reproduce.experiments": (
+        "reproduce.children",
         "reproduce.classification",
+        "reproduce.progress",
+        "reproduce.sensitivities",
+        "reproduce.statistics",
+        "reproduce.trained",
         "lightning_modules",
         "datamodules",
         "reproduce.paper",
@@ -85,7 +100,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.__main__": ("reproduce",),
 }
 WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")
-COMPOSITION_ROOTS = ("reproduce.train", "reproduce.__main__")
+COMPOSITION_ROOTS = ("reproduce.train", "reproduce.point", "reproduce.__main__")
 
 
 def _module(path: Path) -> str:

@@ -90,3 +90,18 @@ def test_wilsons_interval_of_42_in_10000() -> None:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert statistics.binomial_interval(42, n) == pytest.approx((centre - half, centre + half))
+
+
+def test_a_power_law_has_its_exponent_and_noise_widens_the_interval() -> None:
+    x = [1.0, 2.0, 4.0, 8.0, 16.0]
+    exact = statistics.exponent(x, [3 * v**1.5 for v in x])
+    assert (exact.value, exact.low, exact.high) == pytest.approx((1.5, 1.5, 1.5))
+    noisy = statistics.exponent(x, [3 * v**1.5 * (1.1 if k % 2 else 0.9) for k, v in enumerate(x)])
+    assert noisy.low < 1.5 < noisy.high
+    assert noisy.high - noisy.low > 0.05
+
+
+def test_a_line_has_its_slope_and_intercept() -> None:
+    slope, intercept, r_squared = statistics.line([0, 1, 2, 3], [1, 3, 5, 7])
+    assert (slope, intercept, r_squared) == pytest.approx((2, 1, 1))
+    assert statistics.line([0, 1, 2, 3], [1, -1, 1, -1])[2] < 0.5
