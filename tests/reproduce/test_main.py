@@ -145,7 +145,7 @@ def test_a_setting_that_no_model_has_stops_before_anything_is_trained(
 ) -> None:
     arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
     assert main([*arguments, "--data-root", mnist_root, "--set", "model.solvr.rtol=1"]) == 2
-    assert "Option 'solvr.rtol' is not accepted" in " ".join(capsys.readouterr().err.split())
+    assert "Did you mean model.solver.rtol" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "table1" / "smoke.csv").exists()
 
 
