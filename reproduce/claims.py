@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from reproduce import paper
 
-PartTest = Literal["exact", "mean", "welch", "paired", "ratio", "number"]
+PartTest = Literal["exact", "mean", "welch", "paired", "ratio", "interval", "number"]
 
 _REQUIRED = ("text", "where", "paper", "profiles", "parts")
 _PART_REQUIRED = ("quantity", "test", "reason")
@@ -73,8 +73,9 @@ class Part:
     Args:
         test: How the interval is found: ``mean`` of the quantity over seeds (t interval);
             ``welch`` for the difference of two means; ``paired`` for the mean difference within
-            seeds; ``exact`` for a number that no seed changes; ``ratio`` for that of two such;
-            ``number`` asks whether a published number was reproduced.
+            seeds; ``interval`` for one that was measured with its own, in the metrics that end in
+            ``_low`` and ``_high``; ``exact`` for a number that no seed changes; ``ratio`` for
+            that of two such; ``number`` asks whether a published number was reproduced.
         conditions: The conditions.
         need: How many of them must hold.
         reason: Why this range.

@@ -33,6 +33,15 @@ NAMES = {
     "adjoint": "adjoint",
     "adjoint_seminorm": "adjoint, seminorm",
     "adjoint_vode": "adjoint, VODE-Adams",
+    "dopri5": "dopri5",
+    "tsit5": "tsit5",
+    "bosh3": "bosh3",
+    "dopri8": "dopri8",
+    "adaptive_heun": "adaptive Heun",
+    "vode_adams": "VODE-Adams",
+    "euler": "Euler",
+    "midpoint": "midpoint",
+    "rk4": "RK4",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -62,6 +71,16 @@ LOOKS = {
     "adjoint": ("vermillion", ">"),
     "adjoint_seminorm": ("sky_blue", "1"),
     "adjoint_vode": ("black", "2"),
+    # A method keeps its colour; adaptive ones have filled marks, fixed steps open letters.
+    "dopri5": ("vermillion", "$\\mathrm{5}$"),
+    "tsit5": ("orange", "$\\mathrm{T}$"),
+    "bosh3": ("blue", "$\\mathrm{3}$"),
+    "dopri8": ("purple", "$\\mathrm{8}$"),
+    "adaptive_heun": ("sky_blue", "$\\mathrm{2}$"),
+    "vode_adams": ("black", "$\\mathrm{A}$"),
+    "euler": ("blue", "$\\mathrm{E}$"),
+    "midpoint": ("orange", "$\\mathrm{M}$"),
+    "rk4": ("vermillion", "$\\mathrm{R}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.

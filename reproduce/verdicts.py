@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics as spread
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reproduce import statistics
@@ -239,6 +239,8 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
     assert sample is not None
     if part.test == "number":
         return _number_finding(condition, sample, profile)
+    if part.test == "interval":
+        return _measured_finding(condition, sample, evidence, profile)
     n = min(sample.n, other.n) if other is not None else sample.n
     for one in (sample, other):
         if one is not None and one.failed:
@@ -255,6 +257,25 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
     if needed is None:
         detail += f"; more than {statistics.MOST_SEEDS:,} seeds would be needed"
     return Finding(condition, kind, interval, n, needed, detail)
+
+
+def _measured_finding(
+    condition: Condition, sample: Sample, evidence: Evidence, profile: str
+) -> Finding:
+    """Judge an interval that was measured with its estimate, for the lowest seed that has one."""
+    quantity = condition.quantity
+    ends = [
+        evidence.sample(replace(quantity, metric=f"{quantity.metric}_{end}"), profile)
+        for end in ("low", "high")
+    ]
+    if not sample.values or any(end is None or not end.values for end in ends):
+        return Finding(condition, "undecided", None, 0, None, f"no interval of {quantity}")
+    seed = min(sample.values)
+    low, high = (end.values[seed] for end in ends if end is not None)
+    interval = Interval(sample.values[seed], low, high)
+    kind = _place(interval, condition)
+    detail = "the interval crosses the end of its range" if kind == "undecided" else ""
+    return Finding(condition, kind, interval, 1, None, detail)
 
 
 def _number_finding(condition: Condition, sample: Sample, profile: str) -> Finding:

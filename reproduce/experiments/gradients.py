@@ -112,17 +112,19 @@ def plot(records: list[Record]) -> "Figure":
                 if not errors:
                     continue
                 style = plotting.method_style(method)
+                # The seminorm often takes the very steps of the full norm: both must be seen.
+                line = ":" if method == "adjoint_seminorm" else "-"
                 ks = sorted(errors)
-                axes[0][column].plot([10.0**-k for k in ks], [errors[k] for k in ks], **style)
-                axes[1][column].plot(
-                    [evaluations[k] for k in ks], [errors[k] for k in ks], **style
-                )
+                ys = [errors[k] for k in ks]
+                axes[0][column].plot([10.0**-k for k in ks], ys, linestyle=line, **style)
+                axes[1][column].plot([evaluations[k] for k in ks], ys, linestyle=line, **style)
             axes[0][column].set_title(title)
             axes[0][column].set_xlabel("tolerance")
             axes[1][column].set_xlabel("evaluations, forward and backward")
         for axis in axes.flat:
             axis.set_xscale("log")
             axis.set_yscale("log")
+            axis.xaxis.set_minor_formatter("")
         for row in axes:
             row[0].set_ylabel(r"relative error of $dL/d\theta$")
         axes[0][0].legend()

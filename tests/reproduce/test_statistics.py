@@ -92,6 +92,21 @@ def test_wilsons_interval_of_42_in_10000() -> None:
     assert statistics.binomial_interval(42, n) == pytest.approx((centre - half, centre + half))
 
 
+def test_pairs_that_all_agree_leave_room_for_a_few_that_do_not() -> None:
+    found = statistics.paired_proportions(0, 0, 10_000)
+    assert found.value == 0
+    assert found.low == pytest.approx(-found.high)
+    assert 1e-4 < found.high < 4e-4  # the rule of three says 3e-4
+
+
+def test_the_interval_of_paired_proportions_is_that_of_the_formula() -> None:
+    found = statistics.paired_proportions(30, 10, 1000)
+    half = 1.959963984540054 * math.sqrt(41 - 20**2 / 1002) / 1002
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.02, 20 / 1002 - half, 20 / 1002 + half)
+    )
+
+
 def test_a_power_law_has_its_exponent_and_noise_widens_the_interval() -> None:
     x = [1.0, 2.0, 4.0, 8.0, 16.0]
     exact = statistics.exponent(x, [3 * v**1.5 for v in x])
@@ -99,6 +114,10 @@ def test_a_power_law_has_its_exponent_and_noise_widens_the_interval() -> None:
     noisy = statistics.exponent(x, [3 * v**1.5 * (1.1 if k % 2 else 0.9) for k, v in enumerate(x)])
     assert noisy.low < 1.5 < noisy.high
     assert noisy.high - noisy.low > 0.05
+
+
+def test_what_does_not_grow_has_exponent_zero() -> None:
+    assert statistics.exponent([1, 2, 4], [8.5] * 3) == Interval(0.0, 0.0, 0.0)
 
 
 def test_a_line_has_its_slope_and_intercept() -> None:

@@ -224,6 +224,29 @@ def test_pairs_decide_what_means_do_not() -> None:
     assert _claim(EQUAL.replace("welch", "paired"), rows).kind == "holds"
 
 
+OWN = """
+[[claims.C99.parts]]
+quantity = "t/a/gap"
+test = "interval"
+low = -0.2
+high = 0.2
+reason = "Near."
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind"),
+    [((-0.1, 0.1), "holds"), ((-0.1, 0.3), "undecided"), ((0.3, 0.5), "does not hold")],
+)
+def test_an_interval_that_was_measured_is_judged_as_it_is(
+    ends: tuple[float, float], kind: str
+) -> None:
+    rows = _rows("a", [sum(ends) / 2], "gap")
+    rows += _rows("a", [ends[0]], "gap_low") + _rows("a", [ends[1]], "gap_high")
+    assert _claim(OWN, rows).kind == kind
+    assert _claim(OWN, rows[:1]).detail == "no interval of t/a/gap"
+
+
 RATIO = """
 [[claims.C99.parts]]
 quantity = "t/a/parameters"

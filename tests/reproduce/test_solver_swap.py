@@ -1,0 +1,76 @@
+"""Solver swap: the same net under other solvers, compared image by image."""
+
+import pytest
+import torch
+
+from lightning_modules import ImageClassifier
+from reproduce import weights
+from reproduce.context import Context
+from reproduce.experiments import solver_swap
+from reproduce.records import Record
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, mnist_root: str) -> list[Record]:
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("swap")
+    model = ImageClassifier(width=8, groups=4)
+    facts = {"row": "odenet", "seed": 0, "budget": "none", "hyper_parameters": {
+        "body": "ode", "width": 8, "groups": 4}}  # fmt: skip
+    path = out / "table1" / "weights" / "paper-odenet.safetensors"
+    weights.save(path, model.net.state_dict(), facts)
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=out,
+                  data_root=mnist_root)  # fmt: skip
+    return solver_swap.run(ctx)
+
+
+def _value(rows: list[Record], row: str, metric: str) -> float:
+    return next(r.value for r in rows if (r.row, r.metric) == (row, metric))
+
+
+def test_the_reference_differs_from_itself_in_nothing(rows: list[Record]) -> None:
+    assert _value(rows, "dopri5", "changed_1e-5") == 0
+    assert _value(rows, "dopri5", "difference_1e-5") == 0
+
+
+def test_tighter_tolerances_and_more_steps_cost_more(rows: list[Record]) -> None:
+    costs = [_value(rows, "dopri5", f"nfe_{t}") for t in solver_swap.TOLERANCES]
+    assert costs == sorted(costs)
+    assert costs[-1] > costs[0]
+    assert _value(rows, "rk4", "nfe_steps_8") == 32
+
+
+def test_every_difference_lies_in_its_interval(rows: list[Record]) -> None:
+    for tolerance in solver_swap.TOLERANCES:
+        low, value, high = (
+            _value(rows, "dopri5", f"difference_{tolerance}{end}") for end in ("_low", "", "_high")
+        )
+        assert low <= value <= high
+        error = _value(rows, "dopri5", f"test_error_{tolerance}")
+        assert value == pytest.approx(error - _value(rows, "dopri5", "test_error_1e-5"))
+
+
+def test_answers_are_compared_one_by_one() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 4, 5])
+    before = torch.tensor([0, 1, 2, 3, 0, 0])
+    after = torch.tensor([0, 1, 9, 8, 4, 1])
+    found = solver_swap._compared(after, before, labels)
+    assert found["changed"] == 4
+    assert found["test_error"] == pytest.approx(50)
+    assert found["difference"] == pytest.approx(100 / 6)
+
+
+def test_every_method_is_one_that_a_backend_has() -> None:
+    from lightning_modules.solvers import find_backend
+
+    for method in solver_swap.ROWS:
+        for settings in solver_swap._settings(method).values():
+            assert find_backend(settings).name == settings.backend
+
+
+def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
+    table = solver_swap.table(rows)
+    assert ("dopri5", "1e-3") in table.index
+    assert ("rk4", "steps_4") in table.index
+    assert {"test_error", "nfe", "changed"} <= set(table.columns)
+    assert len(solver_swap.plot(rows).axes[0].lines) == 2
