@@ -30,6 +30,7 @@ from reproduce.verdicts import (
 ABSENT = "–"
 WIDTH = 100
 NOT_RUN = "not run"
+BETWEEN = " | "  # entries of the column of others, whose texts have commas and semicolons
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _number_line(verdict: NumberVerdict, evidence: Evidence) -> Line:
         seeds_needed=verdict.needed,
         binomial_low=low,
         binomial_high=high,
-        others="; ".join(f"{o.value:g} ({o.source}: {o.setting})" for o in number.others),
+        others=BETWEEN.join(f"{o.value:g} ({o.source}: {o.setting})" for o in number.others),
         detail=verdict.detail,
         experiments=(number.experiment,),
     )

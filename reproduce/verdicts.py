@@ -197,7 +197,8 @@ def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
         return _judge(claim, evidence, whole[0])
     begun = [p for p in profiles if len(found[p]) < len(claim.quantities)]
     if not begun:
-        return ClaimVerdict(claim, "not run", "", (), None, "no rows")
+        detail = f"no rows under {' or '.join(profiles)}"
+        return ClaimVerdict(claim, "not run", "", (), None, detail)
     return ClaimVerdict(
         claim, "undecided", begun[0], (), None, "no rows of " + ", ".join(found[begun[0]])
     )

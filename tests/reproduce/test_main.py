@@ -207,3 +207,22 @@ def test_the_readmes_table_is_the_shipped_one() -> None:
         start = f"| `{row}` | {values['test_error']:.2f} % |"
         line = next(text for text in README.read_text().splitlines() if text.startswith(start))
         assert f"| {values['parameters']:,} |" in line
+
+
+def test_the_readmes_ratios_are_the_shipped_ones() -> None:
+    shipped = records.read(README.parent / "results" / "step_time" / "short.csv")
+    ratio = {r.row: f"{r.value:.2f}" for r in shipped if r.metric == "ratio"}
+    text = README.read_text()
+    for line in (
+        f"| `direct` | {ratio['torchdiffeq_direct']} | {ratio['native_direct']} |",
+        f"| `checkpoint` | | {ratio['native_checkpoint']} |",
+        f"| `adjoint` | {ratio['torchdiffeq_adjoint']} | {ratio['native_adjoint']} |",
+        f"evaluates them, take {ratio['convolution_floor']}.",
+    ):
+        assert line in text
+    costs = records.read(README.parent / "results" / "costs" / "quick.csv")
+    per_step = {r.row: r.value for r in costs if r.metric == "memory_per_step"}
+    state = next(r.value for r in costs if r.metric == "state")
+    assert per_step["adjoint"] == 0
+    assert round(per_step["checkpoint"] / state, 2) == 1
+    assert round(per_step["direct"] / state) == 5
