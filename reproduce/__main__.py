@@ -313,7 +313,8 @@ def _print_comparison(name: str, rows: "list[Record]") -> None:
     """Print rows beside the shipped and the paper's; where it printed none, ours as a table."""
     from reproduce import compare, paper
 
-    if paper.numbers(name) or not rows:
+    published = {row for number in paper.numbers(name) for row in number.rows}
+    if published & {row.row for row in rows} or not rows:
         print(compare.render(compare.comparison(rows, _shipped(name), name)))
         return
     module = importlib.import_module(f"reproduce.experiments.{name}")

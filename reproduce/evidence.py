@@ -30,10 +30,7 @@ def keep(rows: Path, folder: Path, record: Record) -> None:
         record: A row of the run, for row, seed, changes and identity.
     """
     run = (record.row, str(record.seed), record.overrides, record.run)
-    parts = sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
-    _replace(
-        rows.parent / "curves" / rows.name, CURVE, run, _curves([*parts, folder / "metrics.csv"])
-    )
+    _replace(rows.parent / "curves" / rows.name, CURVE, run, curves(folder))
     answers = folder / "predictions.csv"
     if answers.exists():
         _replace(rows.parent / "errors" / rows.name, ERROR, run, _wrong(answers))
@@ -57,10 +54,15 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(reader)
 
 
-def _curves(paths: Iterable[Path]) -> Iterator[tuple[str, ...]]:
-    """Yield update, metric and value: means over windows, named by their last update."""
+def curves(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Yield update, metric and value of a run: means over windows, named by their last update.
+
+    Args:
+        folder: The run folder; a resumed run has a log for each of its parts.
+    """
+    parts = sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
     values: dict[tuple[str, int], list[float]] = {}
-    for path in paths:
+    for path in (*parts, folder / "metrics.csv"):
         if not path.exists():
             continue
         with open(path, encoding="utf-8", newline="") as file:

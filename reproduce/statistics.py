@@ -98,6 +98,15 @@ def seeds_to_bound_difference(sd1: float, sd2: float, distance: float) -> int | 
     return _least(lambda n: _quantile(freedom * (n - 1)) * math.sqrt(squares / n) <= distance)
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; 0 where one of them does not vary."""
+    from scipy import stats
+
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        return 0.0
+    return float(stats.spearmanr(x, y).statistic)
+
+
 def paired_proportions(more: int, less: int, n: int) -> Interval:
     """Return the difference of two proportions of the same ``n`` things and its interval.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from torch import nn
 
 from lightning_modules import ImageClassifier
 from lightning_modules.nets import OdeBlock
-from reproduce import weights
+from reproduce import classification, evidence, weights
 
 SHIPPED = Path(__file__).parent.parent / "results"
 PROFILES = ("paper", "short", "quick", "smoke")  # the one that was trained longest first
@@ -38,6 +41,29 @@ def find(experiment: str, row: str, folders: Sequence[Path]) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """One trained ODE-Net.
+
+    Args:
+        seed: Seed of its training.
+        text: Which one it is, in words.
+        stem, field, head: Its parts.
+        curves: Its training curves: metric, update, value.
+    """
+
+    seed: int
+    text: str
+    stem: nn.Module
+    field: nn.Module
+    head: nn.Module
+    curves: tuple[tuple[str, int, float], ...]
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Return updates and values of one metric, in order."""
+        return sorted((update, value) for name, update, value in self.curves if name == metric)
+
+
 def classifier(path: Path, **changes: Any) -> tuple[ImageClassifier, dict[str, Any]]:
     """Return the classifier of a weights file, and the facts that were written with it.
 
@@ -62,3 +88,55 @@ def parts(path: Path) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Any]]:
     if not isinstance(block, OdeBlock):
         raise ValueError(f"{path} holds the network of {facts['row']}, which has no field.")
     return stem, block.field, head, facts
+
+
+def odenets(experiment: str, row: str, folders: Sequence[Path], runs: Path) -> list[Trained]:
+    """Return the trained ODE-Nets of a row, one for each seed, the longest training there is.
+
+    The weights beside the rows are those of one seed; the others are found in their run folders,
+    where those are, if they were trained in the same way.
+
+    Args:
+        experiment: Name of the experiment that trained them.
+        row: Its row.
+        folders: Folders of results; the shipped ones come last.
+        runs: Folder of the run folders.
+
+    Raises:
+        FileNotFoundError: If there is none; the message says how to make one.
+    """
+    path = find(experiment, row, folders)
+    stem, field, head, facts = parts(path)
+    lines = path.parents[1] / "curves" / f"{path.stem.partition('-')[0]}.csv"
+    kept = evidence.read(lines, evidence.CURVE) if lines.exists() else []
+    curves = tuple(
+        (line["metric"], int(line["update"]), float(line["value"]))
+        for line in kept
+        if line["run"] == facts["run"]
+    )
+    text = f"{facts['budget']}, seed {facts['seed']}"
+    found = {facts["seed"]: Trained(facts["seed"], text, stem, field, head, curves)}
+    for folder in sorted((runs / experiment).glob(f"{row}-seed*")):
+        other = _from_run(folder, facts["budget"])
+        if other is not None:
+            found.setdefault(other.seed, other)
+    return [found[seed] for seed in sorted(found)]
+
+
+def _from_run(folder: Path, budget: str) -> Trained | None:
+    """Return the net of a finished run with this budget; None for any other folder."""
+    checkpoint, job = folder / "checkpoints" / "last.ckpt", folder / "job.yaml"
+    if not ((folder / "summary.json").exists() and checkpoint.exists() and job.exists()):
+        return None
+    config = yaml.safe_load(job.read_text())
+    if classification.budget(config) + classification.solver_text(config) != budget:
+        return None
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = ImageClassifier(**content["hyper_parameters"])
+    state = content["state_dict"].items()
+    model.net.load_state_dict({n.removeprefix("net."): t for n, t in state if n[:4] == "net."})
+    stem, block, head = model.eval().net
+    assert isinstance(block, OdeBlock)
+    curves = tuple((name, int(n), float(value)) for n, name, value in evidence.curves(folder))
+    seed = config["seed_everything"]
+    return Trained(seed, f"{budget}, seed {seed}", stem, block.field, head, curves)

@@ -14,3 +14,24 @@ def mnist_root() -> str:
     root = os.environ.get("REPRODUCE_DATA") or str(Path(__file__).parent.parent / "data")
     MNIST(root=root).prepare_data()
     return root
+
+
+@pytest.fixture
+def small_odenet(tmp_path: Path) -> Path:
+    """A folder of results with the weights of a small, untrained ODE-Net and its curve."""
+    import torch
+
+    from lightning_modules import ImageClassifier
+    from reproduce import evidence, weights
+
+    torch.manual_seed(0)
+    shape = {"body": "ode", "width": 8, "groups": 4}
+    facts = {"row": "odenet", "seed": 0, "run": "0" * 12, "budget": "none"}
+    net = ImageClassifier(**shape).net  # type: ignore[arg-type]
+    path = tmp_path / "table1" / "weights" / "paper-odenet.safetensors"
+    weights.save(path, net.state_dict(), {**facts, "hyper_parameters": shape})
+    lines = [f"odenet,0,,{'0' * 12},{50 * (k + 1)},nfe_forward,{14 + 6 * k}" for k in range(5)]
+    curves = tmp_path / "table1" / "curves" / "paper.csv"
+    curves.parent.mkdir(parents=True)
+    curves.write_text("\n".join([",".join(evidence.CURVE), *lines, ""]))
+    return tmp_path

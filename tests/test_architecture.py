@@ -28,7 +28,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.allocator": (),
     "reproduce.memory": (),
     "reproduce.sensitivities": (),
-    "reproduce.trained": ("lightning_modules", "reproduce.weights"),
+    "reproduce.trained": (
+        "lightning_modules",
+        "reproduce.classification",
+        "reproduce.evidence",
+        "reproduce.weights",
+    ),
     "reproduce.children": (),
     "reproduce.point": (
         "lightning_modules",

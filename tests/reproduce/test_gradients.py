@@ -4,10 +4,8 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 
-from lightning_modules import ImageClassifier
-from reproduce import trained, weights
+from reproduce import trained
 from reproduce.context import Context
 from reproduce.experiments import gradients
 
@@ -38,22 +36,11 @@ def test_claims_are_judged_by_the_larger_error_at_the_tightest_tolerance() -> No
     assert 0.9 < rows["adjoint"]["error_slope"] < 1.0
 
 
-@pytest.fixture
-def weights_folder(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = ImageClassifier(width=8, groups=4)
-    facts = {"row": "odenet", "seed": 0, "budget": "none", "hyper_parameters": {
-        "body": "ode", "width": 8, "groups": 4}}  # fmt: skip
-    path = tmp_path / "table1" / "weights" / "paper-odenet.safetensors"
-    weights.save(path, model.net.state_dict(), facts)
-    return tmp_path
-
-
 def test_the_trained_network_is_measured_on_real_images(
-    weights_folder: Path, mnist_root: str
+    small_odenet: Path, mnist_root: str
 ) -> None:
     ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,),
-                  out=weights_folder, data_root=mnist_root)  # fmt: skip
+                  out=small_odenet, data_root=mnist_root)  # fmt: skip
     rows, which = gradients._net_rows(ctx, [1e-2, 1e-4], batch=3)
     assert which == "paper-odenet: none, seed 0"
     for method in gradients.METHODS:
@@ -66,8 +53,8 @@ def test_the_trained_network_is_measured_on_real_images(
     assert batch["nfe_alone_most"] >= batch["nfe_alone_mean"] >= 8
 
 
-def test_weights_of_the_longest_training_are_found(weights_folder: Path) -> None:
-    path = trained.find("table1", "odenet", [weights_folder])
+def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
+    path = trained.find("table1", "odenet", [small_odenet])
     assert path.name == "paper-odenet.safetensors"
     _, field, _, facts = trained.parts(path)
     assert facts["seed"] == 0

@@ -1,25 +1,18 @@
 """Solver swap: the same net under other solvers, compared image by image."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from lightning_modules import ImageClassifier
-from reproduce import weights
 from reproduce.context import Context
 from reproduce.experiments import solver_swap
 from reproduce.records import Record
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory, mnist_root: str) -> list[Record]:
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("swap")
-    model = ImageClassifier(width=8, groups=4)
-    facts = {"row": "odenet", "seed": 0, "budget": "none", "hyper_parameters": {
-        "body": "ode", "width": 8, "groups": 4}}  # fmt: skip
-    path = out / "table1" / "weights" / "paper-odenet.safetensors"
-    weights.save(path, model.net.state_dict(), facts)
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=out,
+@pytest.fixture
+def rows(small_odenet: Path, mnist_root: str) -> list[Record]:
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
                   data_root=mnist_root)  # fmt: skip
     return solver_swap.run(ctx)
 

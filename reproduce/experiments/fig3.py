@@ -1,0 +1,335 @@
+"""Figure 3: what a trained ODE-Net's solver does: error, time and evaluations against tolerance.
+
+Panels a to c vary the tolerance of trained nets from 1 to 1e-5 on mini-batches of test images, for
+dopri5 (with the adjoint's error norm per tensor) and for VODE-Adams, the family of the paper's
+solver (one norm over the whole backward state, as there); panel d follows the evaluations through
+the training, from its own log. The paper's marks, read off the figure, lie beneath.
+
+- `nfe_forward_<tol>`, `nfe_backward_<tol>`, `nfe_ratio_<tol>`: medians over mini-batches; `_low`
+  and `_high` are the quartiles. `gradient_scale_<tol>`: RMS of dL/dz(1), on which the backward
+  count depends, since the absolute tolerance is the same.
+- `error_<tol>`: RMS of z(1) against the same net solved at 1e-9 in float64.
+- `time_<tol>`: forward time over that at 1e-5 on the same mini-batch.
+- `error_increases`, `…_over_tolerance`, `time_fit_…`: what the claims C08 and C09 are judged by.
+- `training`: rank correlation of evaluations with updates, and the mean over the last tenth of
+  the training over that of the first (C11).
+
+Deviations from the paper:
+
+1. The nets are those of `table1`, whose deviations hold here; a row for every seed whose weights
+   or run folder is there.
+2. What one mark of the figure stands for is not stated; here it is a mini-batch of the test set.
+3. Reference and norm of the error are not stated; see above.
+4. The paper's panel d ends at 16.4 evaluations, which its panels a to c have at a tolerance
+   between 1 and 0.1, not at the 1e-3 of its text: another run.
+"""
+
+import hashlib
+import statistics as spread
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from reproduce import provenance
+from reproduce.context import Context, Profile
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from reproduce.trained import Trained
+
+PROTOCOL = 1
+TRAINS = False
+TOLERANCES = ("1", "1e-1", "1e-2", "1e-3", "1e-4", "1e-5")
+SOLVERS: dict[str, dict[str, Any]] = {
+    "dopri5": {"backend": "native", "method": "dopri5"},
+    "vode_adams": {"backend": "scipy", "method": "vode_adams", "adjoint_norm": "rms"},
+}
+REFERENCE = 1e-9
+COUNTS = ("nfe_forward", "nfe_backward", "nfe_at")
+
+PROFILES = {
+    "smoke": Profile({"batches": 2, "batch": 4}, seeds=1, minutes=0.5),
+    "quick": Profile({"batches": 10, "batch": 32}, seeds=1, minutes=5),
+    "short": Profile({"batches": 20, "batch": 32}, seeds=5, minutes=None),
+    "paper": Profile({"batches": 40, "batch": 128}, seeds=5, minutes=None),
+}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """One mini-batch at one tolerance."""
+
+    nfe_forward: int
+    nfe_backward: int
+    error: float
+    seconds: float
+    gradient_scale: float
+
+
+def run(ctx: Context) -> list[Record]:
+    """Measure every trained net; its rows are written as soon as it is done."""
+    from reproduce import trained
+
+    settings = {**PROFILES[ctx.profile].overrides, "device": ctx.device}
+    nets = trained.odenets("table1", "odenet", [ctx.out], ctx.runs)[: len(ctx.seeds)]
+    records: list[Record] = []
+    for net in nets:
+        rows = {
+            solver: _summaries(marks)
+            for solver, marks in _marks(ctx, net, settings["batches"], settings["batch"]).items()
+        }
+        rows["training"] = _training(net.curve("nfe_forward"))
+        made = _records(ctx, settings, net, rows)
+        ctx.save(made, provenance.collect(ctx.command, {**settings, "weights": net.text}))
+        records += made
+    return records
+
+
+def table(records: list[Record]) -> "pd.DataFrame":
+    """One line per solver and tolerance: medians, means over nets."""
+    import pandas as pd
+
+    lines: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for r in records:
+        name, _, tolerance = r.metric.rpartition("_")
+        if tolerance in TOLERANCES:
+            lines.setdefault((r.row, tolerance), {}).setdefault(name, []).append(r.value)
+    means = {key: {n: spread.fmean(v) for n, v in line.items()} for key, line in lines.items()}
+    return pd.DataFrame.from_dict(means, orient="index")
+
+
+def plot(records: list[Record]) -> "Figure":
+    """The four panels, with the paper's marks beneath."""
+    from reproduce import plotting
+
+    with plotting.style():
+        figure, axes = plotting.subplots(2, 2, size=(6.0, 4.6))
+        (a, b), (c, d) = axes
+        for axis, metric in ((a, "error"), (b, "time"), (c, "nfe_backward")):
+            _draw_paper(axis, metric)
+            for solver in SOLVERS:
+                _draw(axis, records, solver, metric)
+            axis.set_xlabel("forward evaluations")
+        a.set_yscale("log")
+        a.set_ylabel("error of z(1)")
+        b.set_ylabel("time, relative to 1e-5")
+        c.set_ylabel("backward evaluations")
+        most = max(c.get_xlim()[1], c.get_ylim()[1])
+        c.plot([0, most], [0, most], color="#999999", linestyle="--", linewidth=1)
+        _draw_training(d, records)
+        plotting.legend(a)
+        figure.suptitle(f"Figure 3: {records[0].budget}", fontsize=13)
+    return figure
+
+
+def _marks(
+    ctx: Context, net: "Trained", batches: int, batch: int
+) -> dict[str, dict[str, list[_Mark]]]:
+    """Return the marks by solver and tolerance; each mini-batch meets all in turn."""
+    import torch
+
+    stem, field, head = (part.to(ctx.device) for part in (net.stem, net.field, net.head))
+    found: dict[str, dict[str, list[_Mark]]] = {
+        solver: {tolerance: [] for tolerance in TOLERANCES} for solver in SOLVERS
+    }
+    for images, labels in _mini_batches(ctx, batches, batch):
+        with torch.no_grad():
+            features = stem(images)
+        exact = _reference(field, features)
+        for solver in SOLVERS:
+            for tolerance in TOLERANCES:
+                mark = _mark(field, head, features, labels, exact, solver, float(tolerance))
+                found[solver][tolerance].append(mark)
+    return found
+
+
+def _mini_batches(ctx: Context, count: int, size: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Yield the first mini-batches of the test set."""
+    from datamodules import MNIST
+
+    data = MNIST(root=ctx.data_root)
+    data.prepare_data()
+    data.setup("test")
+    images, labels = next(iter(data.test_dataloader()))
+    pairs = zip(images.split(size), labels.split(size), strict=True)
+    for _, (some, theirs) in zip(range(count), pairs, strict=False):
+        yield some.to(ctx.device), theirs.to(ctx.device)
+
+
+def _reference(field: "nn.Module", features: "Tensor") -> "Tensor":
+    import copy
+
+    import torch
+
+    from lightning_modules.solvers import SolverSettings, odeint
+
+    settings = SolverSettings(backend="native", rtol=REFERENCE, atol=REFERENCE, max_steps=100_000)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64, device=features.device)
+    with torch.no_grad():
+        return odeint(copy.deepcopy(field).double(), features.double(), times, settings).ys[-1]
+
+
+def _mark(
+    field: "nn.Module",
+    head: "nn.Module",
+    features: "Tensor",
+    labels: "Tensor",
+    exact: "Tensor",
+    solver: str,
+    tolerance: float,
+) -> _Mark:
+    import torch.nn.functional as F
+
+    from lightning_modules.solvers import SolverSettings, odeint
+
+    settings = SolverSettings(
+        rtol=tolerance, atol=tolerance, gradient="adjoint", **SOLVERS[solver]
+    )
+    start = features.clone().requires_grad_()
+    times = features.new_tensor([0.0, 1.0])
+    began = time.perf_counter()
+    solution = odeint(field, start, times, settings)
+    seconds = time.perf_counter() - began
+    end = solution.ys[-1]
+    end.retain_grad()
+    F.cross_entropy(head(end), labels).backward()
+    assert end.grad is not None
+    return _Mark(
+        nfe_forward=solution.stats.nfe_forward,
+        nfe_backward=solution.stats.nfe_backward,
+        error=float((end.detach().double() - exact).square().mean().sqrt()),
+        seconds=seconds,
+        gradient_scale=float(end.grad.square().mean().sqrt()),
+    )
+
+
+def _summaries(marks: dict[str, list[_Mark]]) -> dict[str, float]:
+    """Return medians and quartiles by tolerance, and what claims are judged by."""
+    from reproduce import statistics
+
+    slowest = [mark.seconds for mark in marks[TOLERANCES[-1]]]
+    values: dict[str, float] = {}
+    for tolerance, some in marks.items():
+        measured: dict[str, list[float]] = {
+            "nfe_forward": [mark.nfe_forward for mark in some],
+            "nfe_backward": [mark.nfe_backward for mark in some],
+            "nfe_ratio": [mark.nfe_backward / mark.nfe_forward for mark in some],
+            "error": [mark.error for mark in some],
+            "time": [mark.seconds / most for mark, most in zip(some, slowest, strict=True)],
+            "gradient_scale": [mark.gradient_scale for mark in some],
+        }
+        for name, found in measured.items():
+            low, median, high = spread.quantiles(found, n=4, method="inclusive")
+            values[f"{name}_{tolerance}"] = median
+            values[f"{name}_{tolerance}_low"] = low
+            values[f"{name}_{tolerance}_high"] = high
+    errors = [values[f"error_{tolerance}"] for tolerance in TOLERANCES]
+    over = [error / float(tol) for error, tol in zip(errors, TOLERANCES, strict=True)]
+    evaluations = [values[f"nfe_forward_{tolerance}"] for tolerance in TOLERANCES]
+    times = [values[f"time_{tolerance}"] for tolerance in TOLERANCES]
+    _, intercept, r_squared = statistics.line(evaluations, times)
+    return values | {
+        "error_increases": sum(b > a for a, b in pairwise(errors)),
+        "least_error_over_tolerance": min(over[1:]),
+        "largest_error_over_tolerance": max(over[1:]),
+        "largest_median_error_over_tolerance": max(over),
+        "time_fit_r_squared": r_squared,
+        "time_fit_intercept": intercept / times[-1],
+    }
+
+
+def _training(curve: list[tuple[int, float]]) -> dict[str, float]:
+    """Return how evaluations went with the training; nothing without its curve."""
+    from reproduce import statistics
+
+    if len(curve) < 2:
+        return {}
+    updates, evaluations = zip(*curve, strict=True)
+    tenth = max(len(curve) // 10, 1)
+    values = {f"nfe_at_{update}": value for update, value in curve}
+    return values | {
+        "nfe_growth": spread.fmean(evaluations[-tenth:]) / spread.fmean(evaluations[:tenth]),
+        "nfe_rank_correlation": statistics.rank_correlation(updates, evaluations),
+    }
+
+
+def _draw(axes: "Axes", records: list[Record], solver: str, metric: str) -> None:
+    """Draw medians over mini-batches, one mark a net, with the quartiles as bars."""
+    from reproduce import plotting
+
+    rows = {(r.seed, r.metric): r.value for r in records if r.row == solver}
+    style = plotting.method_style(solver)
+    for seed in sorted({seed for seed, _ in rows}):
+        for tolerance in TOLERANCES:
+            key = f"{metric}_{tolerance}"
+            y, low, high = (rows[seed, key + end] for end in ("", "_low", "_high"))
+            x = rows[seed, f"nfe_forward_{tolerance}"]
+            axes.errorbar(x, y, [[y - low], [high - y]], linestyle="none", **style)
+
+
+def _draw_paper(axes: "Axes", metric: str) -> None:
+    from reproduce import paper, plotting
+
+    names = {"error": "numerical_error", "time": "relative_time"}
+    ys = {n.row: n.value for n in paper.numbers("fig3") if n.metric == names.get(metric, metric)}
+    xs = {n.row: n.value for n in paper.numbers("fig3") if n.metric == "nfe_forward"}
+    rows = [row for row in ys if row in xs]
+    axes.plot([xs[row] for row in rows], [ys[row] for row in rows], **plotting.PAPER_STYLE)
+
+
+def _draw_training(axes: "Axes", records: list[Record]) -> None:
+    """Draw evaluations over the training, as a part of it: the paper's has 120 epochs."""
+    from reproduce import paper, plotting
+
+    epochs = {
+        int(n.row.removeprefix("epoch_")): n.value
+        for n in paper.numbers("fig3")
+        if n.row.startswith("epoch_")
+    }
+    last = max(epochs)
+    xs = [epoch / last for epoch in epochs]
+    axes.plot(xs, list(epochs.values()), **plotting.PAPER_STYLE)
+    colour = plotting.OKABE_ITO["vermillion"]
+    for seed in sorted({r.seed for r in records if r.row == "training"}):
+        points = sorted(
+            (int(r.metric.removeprefix("nfe_at_")), r.value)
+            for r in records
+            if r.row == "training" and r.seed == seed and r.metric.startswith("nfe_at_")
+        )
+        if points:
+            end = points[-1][0]
+            axes.plot([x / end for x, _ in points], [y for _, y in points], color=colour)
+    axes.set_xlabel("part of the training")
+    axes.set_ylabel("forward evaluations")
+
+
+def _records(
+    ctx: Context, settings: dict[str, Any], net: "Trained", rows: dict[str, dict[str, float]]
+) -> list[Record]:
+    identity = repr((sorted(settings.items()), net.text, PROTOCOL))
+    return [
+        Record(
+            experiment="fig3",
+            row=row,
+            metric=metric,
+            value=value,
+            unit="evaluations" if metric.startswith(COUNTS) else "",
+            seed=net.seed,
+            profile=ctx.profile,
+            protocol=PROTOCOL,
+            budget=f"{settings['batches']} mini-batches of {settings['batch']}; "
+            f"net: {net.text.rpartition(', seed')[0]}",
+            overrides="",
+            device=ctx.device_text,
+            run=hashlib.sha256(identity.encode()).hexdigest()[:12],
+        )
+        for row, metrics in rows.items()
+        for metric, value in metrics.items()
+    ]
