@@ -29,7 +29,7 @@ def save(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         facts: What belongs to them, such as the hyper-parameters; JSON keeps it.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if sum(tensor.numel() * 4 for tensor in tensors.values()) > LARGEST:
@@ -37,7 +37,7 @@ def save(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     else:
         tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     with storage.exclusive(path), storage.replacing(path) as scratch:
-        save_file(tensors, scratch, metadata={"facts": json.dumps(facts)})
+        scratch.write_bytes(to_bytes(tensors, metadata={"facts": json.dumps(facts)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
