@@ -254,17 +254,22 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.set:
         import yaml
 
+        from reproduce.jobs import short_key
+
         for assignment in arguments.set:
             key, equals, value = assignment.partition("=")
             if not (key and equals):
                 raise UsageError(f"--set {assignment!r}: give KEY=VALUE, as model.stem=conv.")
             if key.split(".")[0] not in ("model", "data", "trainer"):
                 raise UsageError(f"--set {key}: keys begin with model, data or trainer.")
-            if key in NOT_TO_SET:
-                raise UsageError(f"--set {key}: use {NOT_TO_SET[key]}.")
+            if short_key(key) in NOT_TO_SET:
+                raise UsageError(f"--set {key}: use {NOT_TO_SET[short_key(key)]}.")
             # YAML 1.1 reads 1e-4 as text; a command line means the number.
             is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
-            changes[key] = float(value) if is_number else yaml.safe_load(value)
+            try:
+                changes[key] = float(value) if is_number else yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UsageError(f"--set {assignment!r}: {value!r} is no YAML value.") from error
     return changes
 
 
@@ -292,7 +297,8 @@ def _judge(chosen: Sequence[str] | None, out: Path) -> None:
     folder = out if any(_all_rows(out)) else SHIPPED
     lines = judgements.judge(_all_rows(folder))
     shown = [line for line in lines if chosen is None or line.concerns(chosen)]
-    print(f"\nVerdicts on the rows in {folder}:\n{judgements.render(shown)}")
+    whose = "" if folder == out else f"there are none in {out}, so "
+    print(f"\nVerdicts ({whose}on the rows in {folder}):\n{judgements.render(shown)}")
     if folder != out:
         return
     judgements.write(out / "comparison.csv", lines)

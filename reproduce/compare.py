@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reproduce.paper import PaperNumber, numbers
-from reproduce.records import Record, Summary, summary
+from reproduce.records import PROFILES, SEEDS_FOR_A_VERDICT, Record, Summary, summary
 
 ABSENT = "–"
-SEEDS_FOR_A_VERDICT = 5
-PROFILES = ("paper", "short", "quick", "smoke")  # the one that says most first
 WIDTH = 100  # of the footnotes; the table takes what it needs
 HEADER = ("row", "metric", "this run", "shipped", "paper")
 

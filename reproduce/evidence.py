@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise ValueError(f"{path}: the columns are not {','.join(columns)}.")
+            raise ValueError(
+                f"{path}: the columns are not {','.join(columns)}. Remove it and run again."
+            )
         return list(reader)
 
 
@@ -99,11 +102,19 @@ def _replace(
         storage.write(path, text.getvalue())
 
 
+def _seed_of(path: Path) -> float:
+    """Return the seed of a weights file; infinity if there is none that can be read."""
+    try:
+        return float(weights.load(path)[1]["seed"])
+    except (OSError, ValueError):
+        return math.inf
+
+
 def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
     """Write the weights of a run unless those of a lower seed are there."""
     import torch
 
-    if path.exists() and weights.load(path)[1]["seed"] < record.seed:
+    if _seed_of(path) < record.seed:
         return
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = {

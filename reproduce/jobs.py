@@ -169,24 +169,29 @@ def check(jobs: Sequence[Job]) -> None:
             reached = [line for line in done.stdout.splitlines() if line.startswith("checking ")]
             job = paths[reached[-1].removeprefix("checking ")] if reached else jobs[0]
             lines = done.stderr.splitlines()
-            reason = _refusal(lines) if done.returncode == BAD_COMMAND_LINE else lines[-1]
+            last = lines[-1] if lines else f"the check ended with status {done.returncode}"
+            reason = _refusal(lines) if done.returncode == BAD_COMMAND_LINE else last
             raise BadSettings(f"{job.experiment}, row {job.row}: {reason}")
 
 
 def _check_keys(job: Job) -> None:
     known = list(_dotted(replace(job, overrides={}).resolved))
-    for key in job.overrides:
-        head, stated = key.split(".")[0], _short_key(key)
+    for key, value in job.overrides.items():
+        head, stated = key.split(".")[0], short_key(key)
+        where = f"{job.experiment}, row {job.row}"
+        group = [k for k in known if k.startswith(f"{stated}.")]
+        if group and not isinstance(value, dict):
+            raise BadSettings(f"{where}: {key} is a group of settings. Set {', '.join(group)}.")
         # A key may also name a whole group, or a part of a value that is a mapping.
-        fits = (
-            f"{k}.".startswith(f"{stated}.") or f"{stated}.".startswith(f"{k}.") for k in known
-        )
-        if head not in ("model", "data") or any(fits):
+        if head not in ("model", "data") or group or any(_within(stated, k) for k in known):
             continue
         near = difflib.get_close_matches(stated, known, n=3, cutoff=0.5)
         near = near or [k for k in known if k.startswith(f"{head}.")]
-        where = f"{job.experiment}, row {job.row}"
         raise BadSettings(f"{where}: there is no setting {key}. Did you mean {', '.join(near)}?")
+
+
+def _within(key: str, outer: str) -> bool:
+    return f"{key}.".startswith(f"{outer}.")
 
 
 def _dotted(config: dict[str, Any], before: str = "") -> Iterator[str]:
@@ -199,7 +204,8 @@ def _dotted(config: dict[str, Any], before: str = "") -> Iterator[str]:
             yield name
 
 
-def _short_key(key: str) -> str:
+def short_key(key: str) -> str:
+    """Return a dotted key as ``--set`` takes it, without ``init_args``."""
     return key.replace(".init_args.", ".", 1)
 
 

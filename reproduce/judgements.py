@@ -128,7 +128,7 @@ def render(lines: Sequence[Line]) -> str:
     shown = [line for line in shown if line.kind == "claim" or line.verdict != "not comparable"]
     absent = sum(line.verdict == NOT_RUN for line in lines if line.kind != "condition")
     if not shown:
-        return f"Nothing to judge yet: {absent} numbers and claims were not run."
+        return f"Nothing to judge yet; numbers and claims without rows: {absent}."
     texts = []
     for line in shown:
         under = f" under {line.profile}" if line.profile else ""
@@ -139,7 +139,7 @@ def render(lines: Sequence[Line]) -> str:
             for c in lines
             if c.kind == "condition" and c.id.split(".")[0] == line.id
         ]
-    texts.append(f"Not run: {absent} numbers and claims.")
+    texts.append(f"Numbers and claims without rows: {absent}.")
     return "\n".join(texts)
 
 
@@ -154,6 +154,8 @@ def number_text(value: float) -> str:
 
 def range_text(low: float, high: float) -> str:
     """Write the ends of a range, of which one may be open."""
+    if math.isinf(low) and math.isinf(high):
+        return ABSENT
     if math.isinf(low):
         return f"at most {number_text(high)}"
     if math.isinf(high):
@@ -182,7 +184,7 @@ def _basis(line: Line) -> str:
 
 
 def _needed(line: Line) -> str:
-    return "" if line.seeds_needed is None else f" About {line.seeds_needed} seeds would decide."
+    return "" if line.seeds_needed is None else f" At least {line.seeds_needed} seeds are needed."
 
 
 def _number_line(verdict: NumberVerdict, evidence: Evidence) -> Line:

@@ -21,6 +21,7 @@ from lightning_modules.nets import ConvField, OdeBlock, ResidualBlock
 from lightning_modules.solvers import SolverSettings, collect_stats
 from reproduce import memory
 from reproduce.allocator import keep_freed_memory
+from reproduce.statistics import mean_interval
 from reproduce.timing import interleave
 
 DEFAULTS: dict[str, Any] = {
@@ -106,8 +107,12 @@ def _equal_depth(given: dict[str, Any], features: Tensor) -> dict[str, float]:
     work["blocks"] = _pass(_blocks(depth, width, groups).to(features.device), features)
     timings = interleave(work, given["rounds"], warm_up=1)
     ratios = {name: timings[name].ratio_to(timings["blocks"]) for name in work if name != "blocks"}
+    # Of the mean over rounds: what one more measurement of this machine would give.
+    interval = mean_interval(timings["adjoint"].ratios_to(timings["blocks"]))
     return {
         "time_ratio": ratios["adjoint"],
+        "time_ratio_low": interval.low,
+        "time_ratio_high": interval.high,
         "time_ratio_checkpoint": ratios["checkpoint"],
         "time_ratio_direct": ratios["direct"],
         "blocks": depth,

@@ -21,6 +21,10 @@ from reproduce import storage
 if TYPE_CHECKING:
     import pandas as pd
 
+# The profile that says most first.
+PROFILES = ("paper", "short", "quick", "smoke")
+SEEDS_FOR_A_VERDICT = 5
+
 Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error"]
 
 
@@ -32,7 +36,7 @@ class Record:
         experiment: Name of the experiment.
         row: Row of its table.
         metric: What was measured.
-        value: The number; NaN exactly when the run failed.
+        value: The number; finite, but NaN when the run failed.
         unit: Unit of ``value``.
         seed: Seed of the run.
         profile: Profile of the run (``smoke``, ``quick``, ``short`` or ``paper``).
@@ -70,7 +74,7 @@ class Record:
         if self.status not in get_args(Status):
             choices = ", ".join(get_args(Status))
             raise ValueError(f"Unknown status {self.status!r}. Choose one of {choices}.")
-        if math.isnan(value) == (self.status == "ok"):
+        if math.isfinite(value) != (self.status == "ok"):
             raise ValueError(f"The value {value} does not go with status {self.status!r}.")
         if not re.fullmatch("[0-9a-f]{12}", self.run):
             raise ValueError(f"The run {self.run!r} is not 12 hexadecimal digits.")

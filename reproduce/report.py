@@ -155,5 +155,7 @@ def _verdict(line: Line) -> str:
 
 
 def _detail(line: Line) -> str:
-    needed = "" if line.seeds_needed is None else f"; about {line.seeds_needed} seeds would decide"
+    needed = (
+        "" if line.seeds_needed is None else f"; at least {line.seeds_needed} seeds are needed"
+    )
     return f": {line.detail}{needed}" if line.detail else needed

@@ -27,10 +27,13 @@ class Timing:
         first, _, third = statistics.quantiles(self.seconds, n=4)
         return (third - first) / 2
 
+    def ratios_to(self, other: "Timing") -> list[float]:
+        """This time divided by the other's in the same round, for every round."""
+        return [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+
     def ratio_to(self, other: "Timing") -> float:
         """The median over rounds of this time divided by the other's in the same round."""
-        pairs = zip(self.seconds, other.seconds, strict=True)
-        return statistics.median(mine / theirs for mine, theirs in pairs)
+        return statistics.median(self.ratios_to(other))
 
 
 def interleave(

@@ -14,30 +14,33 @@ from torch import nn
 from lightning_modules import ImageClassifier
 from lightning_modules.nets import OdeBlock
 from reproduce import classification, evidence, weights
+from reproduce.records import PROFILES
 
 SHIPPED = Path(__file__).parent.parent / "results"
-PROFILES = ("paper", "short", "quick", "smoke")  # the one that was trained longest first
 
 
-def find(experiment: str, row: str, folders: Sequence[Path]) -> Path:
+def find(experiment: str, row: str, folders: Sequence[Path], profile: str | None = None) -> Path:
     """Return the weights of a row, of the longest training that any folder has.
 
     Args:
         experiment: Name of the experiment that trained it.
         row: Its row.
         folders: Folders of results; the shipped ones come last.
+        profile: Profile of what is to be measured. Under one that carries verdicts, only a net
+            that was trained under the same will do; under others, or None, any.
 
     Raises:
         FileNotFoundError: If there are none; the message says how to make them.
     """
     places = [folder / experiment / "weights" for folder in (*folders, SHIPPED)]
-    paths = [place / f"{p}-{row}.safetensors" for p in PROFILES for place in places]
+    profiles = (profile,) if profile in ("paper", "short") else PROFILES
+    paths = [place / f"{p}-{row}.safetensors" for p in profiles for place in places]
     for path in paths:
         if path.exists():
             return path
     raise FileNotFoundError(
-        f"No weights of {row} in {', '.join(map(str, places))}. Train it first: "
-        f"python -m reproduce {experiment}."
+        f"No weights of {row} under {' or '.join(profiles)} in {', '.join(map(str, places))}. "
+        f"Train it first: python -m reproduce {experiment} --profile {profiles[-1]}."
     )
 
 
@@ -90,7 +93,9 @@ def parts(path: Path) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Any]]:
     return stem, block.field, head, facts
 
 
-def odenets(experiment: str, row: str, folders: Sequence[Path], runs: Path) -> list[Trained]:
+def odenets(
+    experiment: str, row: str, folders: Sequence[Path], runs: Path, profile: str | None = None
+) -> list[Trained]:
     """Return the trained ODE-Nets of a row, one for each seed, the longest training there is.
 
     The weights beside the rows are those of one seed; the others are found in their run folders,
@@ -101,11 +106,12 @@ def odenets(experiment: str, row: str, folders: Sequence[Path], runs: Path) -> l
         row: Its row.
         folders: Folders of results; the shipped ones come last.
         runs: Folder of the run folders.
+        profile: As in `find`.
 
     Raises:
         FileNotFoundError: If there is none; the message says how to make one.
     """
-    path = find(experiment, row, folders)
+    path = find(experiment, row, folders, profile)
     stem, field, head, facts = parts(path)
     lines = path.parents[1] / "curves" / f"{path.stem.partition('-')[0]}.csv"
     kept = evidence.read(lines, evidence.CURVE) if lines.exists() else []

@@ -16,13 +16,11 @@ from typing import Literal
 from reproduce import statistics
 from reproduce.claims import Claim, Condition, Part, Quantity
 from reproduce.paper import PaperNumber, number
-from reproduce.records import Record
+from reproduce.records import PROFILES, SEEDS_FOR_A_VERDICT, Record
 from reproduce.statistics import Interval
 
 NumberKind = Literal["reproduced", "better", "worse", "unclear", "not comparable", "not run"]
 ClaimKind = Literal["holds", "does not hold", "undecided", "not comparable", "not run"]
-LEAST_SEEDS = 5
-PROFILES = ("paper", "short", "quick")  # the one that says most first
 
 
 @dataclass(frozen=True)
@@ -142,21 +140,33 @@ class Evidence:
 
 
 def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> NumberVerdict:
-    """Judge one published number by one of our rows, under the profile that says most."""
+    """Judge one published number by one of our rows.
+
+    Of several profiles the one that says most counts among those that decide; a first seed of a
+    longer training thus does not undo the verdict of a shorter one.
+    """
+    if isinstance(published.value, str) or published.test == "none":
+        reason = published.reason or "the paper measured nothing"
+        return NumberVerdict(published, row, "not comparable", "", None, math.nan, None, reason)
     quantity = Quantity(published.experiment, row, published.metric)
+    found: list[NumberVerdict] = []
     for profile in PROFILES:
         sample = evidence.sample(quantity, profile)
         if sample is not None:
-            kind, half_width, needed, detail = _number_kind(published, sample, profile)
-            return NumberVerdict(published, row, kind, profile, sample, half_width, needed, detail)
-    return NumberVerdict(published, row, "not run", "", None, math.nan, None, "no rows")
+            judged = _number_kind(published, sample, profile)
+            kind, half_width, needed, detail = judged
+            found.append(
+                NumberVerdict(published, row, kind, profile, sample, half_width, needed, detail)
+            )
+    decided = [v for v in found if v.kind in ("reproduced", "better", "worse")]
+    absent = NumberVerdict(published, row, "not run", "", None, math.nan, None, "no rows")
+    return [*decided, *found, absent][0]
 
 
 def _number_kind(
     published: PaperNumber, sample: Sample, profile: str
 ) -> tuple[NumberKind, float, int | None, str]:
-    if isinstance(published.value, str) or published.test == "none":
-        return "not comparable", math.nan, None, published.reason or "the paper measured nothing"
+    assert not isinstance(published.value, str)
     if profile not in published.profiles:
         return "not comparable", math.nan, None, f"{profile} is too far from the paper's protocol"
     if sample.failed:
@@ -168,15 +178,21 @@ def _number_kind(
         if abs(distance) <= published.tolerance:
             return "reproduced", 0.0, None, "exact, within the tolerance"
         return _direction(published, distance), 0.0, None, "exact, beyond the tolerance"
-    if sample.n < LEAST_SEEDS:
-        return "unclear", math.nan, LEAST_SEEDS, f"{sample.n} of {LEAST_SEEDS} seeds"
+    if sample.n < SEEDS_FOR_A_VERDICT:
+        return (
+            "unclear",
+            math.nan,
+            SEEDS_FOR_A_VERDICT,
+            f"{sample.n} of {SEEDS_FOR_A_VERDICT} seeds",
+        )
     half_width = statistics.prediction_half_width(sample.sd, sample.n)
     if abs(distance) > half_width:
         detail = "the paper's value lies outside the prediction interval"
         return _direction(published, distance), half_width, None, detail
     if half_width <= published.tolerance:
         return "reproduced", half_width, None, "within a prediction interval that is narrow enough"
-    needed = statistics.seeds_to_predict(sample.sd, published.tolerance)
+    # Two things decide: an interval as narrow as the tolerance, or one without the paper's value.
+    needed = statistics.seeds_to_predict(sample.sd, max(published.tolerance, abs(distance)))
     detail = "the prediction interval is wider than the tolerance"
     if needed is None:
         detail += "; no number of seeds can tell"
@@ -194,7 +210,8 @@ def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
     found = {profile: _missing(claim, evidence, profile) for profile in profiles}
     whole = [profile for profile in profiles if not found[profile]]
     if whole:
-        return _judge(claim, evidence, whole[0])
+        judged = [_judge(claim, evidence, profile) for profile in whole]
+        return next((v for v in judged if v.kind != "undecided"), judged[0])
     begun = [p for p in profiles if len(found[p]) < len(claim.quantities)]
     if not begun:
         detail = f"no rows under {' or '.join(profiles)}"
@@ -219,7 +236,13 @@ def _judge(claim: Claim, evidence: Evidence, profile: str) -> ClaimVerdict:
         return ClaimVerdict(claim, "does not hold", profile, findings, None, "")
     if all(kind == "holds" for kind in kinds):
         return ClaimVerdict(claim, "holds", profile, findings, None, "")
-    open_ones = [f for f in findings if f.kind == "undecided"]
+    open_ones = [
+        finding
+        for (_, some), kind in zip(parts, kinds, strict=True)
+        if kind == "undecided"
+        for finding in some
+        if finding.kind == "undecided"
+    ]
     known = [f.needed for f in open_ones if f.needed is not None]
     needed = max(known) if len(known) == len(open_ones) else None
     detail = "; ".join(dict.fromkeys(f.detail for f in open_ones))
@@ -242,18 +265,24 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
         return _number_finding(condition, sample, profile)
     if part.test == "interval":
         return _measured_finding(condition, sample, evidence, profile)
-    n = min(sample.n, other.n) if other is not None else sample.n
     for one in (sample, other):
         if one is not None and one.failed:
-            return Finding(condition, "undecided", None, n, None, _failures(one))
-    interval, needs_seeds = _interval(part, sample, other)
-    if needs_seeds and n < LEAST_SEEDS:
-        short = f"{n} of {LEAST_SEEDS} seeds"
-        return Finding(condition, "undecided", interval, n, LEAST_SEEDS, short)
+            return Finding(condition, "undecided", None, sample.n, None, _failures(one))
+    groups = _groups(part, sample, other)
+    n = min(len(group) for group in groups)
+    if not n:
+        return Finding(condition, "undecided", None, 0, None, "no value that can be compared")
+    interval = _interval(groups)
+    exact = part.test in ("exact", "ratio") and all(len(set(group)) == 1 for group in groups)
+    if exact:
+        interval = statistics.exactly(interval.value)
+    elif n < SEEDS_FOR_A_VERDICT:
+        short = f"{n} of {SEEDS_FOR_A_VERDICT} seeds"
+        return Finding(condition, "undecided", interval, n, SEEDS_FOR_A_VERDICT, short)
     kind = _place(interval, condition)
     if kind != "undecided":
         return Finding(condition, kind, interval, n, None, "")
-    needed = _seeds_needed(part, condition, interval, sample, other)
+    needed = _seeds_needed(condition, interval, groups)
     detail = "the interval crosses the end of its range"
     if needed is None:
         detail += f"; more than {statistics.MOST_SEEDS:,} seeds would be needed"
@@ -263,56 +292,60 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
 def _measured_finding(
     condition: Condition, sample: Sample, evidence: Evidence, profile: str
 ) -> Finding:
-    """Judge an interval that was measured with its estimate, for the lowest seed that has one."""
+    """Judge an interval that was measured with its estimate; several seeds must agree."""
     quantity = condition.quantity
+    if sample.failed:
+        return Finding(condition, "undecided", None, sample.n, None, _failures(sample))
     ends = [
         evidence.sample(replace(quantity, metric=f"{quantity.metric}_{end}"), profile)
         for end in ("low", "high")
     ]
-    if not sample.values or any(end is None or not end.values for end in ends):
+    values = [end.values for end in ends if end is not None]
+    seeds = sorted(set(sample.values).intersection(*values)) if len(values) == 2 else []
+    if not seeds:
         return Finding(condition, "undecided", None, 0, None, f"no interval of {quantity}")
-    seed = min(sample.values)
-    low, high = (end.values[seed] for end in ends if end is not None)
-    interval = Interval(sample.values[seed], low, high)
-    kind = _place(interval, condition)
+    intervals = [Interval(sample.values[s], values[0][s], values[1][s]) for s in seeds]
+    kinds = {_place(interval, condition) for interval in intervals}
+    kind = kinds.pop() if len(kinds) == 1 else "undecided"
     detail = "the interval crosses the end of its range" if kind == "undecided" else ""
-    return Finding(condition, kind, interval, 1, None, detail)
+    return Finding(condition, kind, intervals[0], len(seeds), None, detail)
 
 
 def _number_finding(condition: Condition, sample: Sample, profile: str) -> Finding:
     quantity = condition.quantity
     published = number(quantity.experiment, quantity.row, quantity.metric)
-    kind, _, needed, detail = _number_kind(published, sample, profile)
+    kind, half_width, needed, detail = _number_kind(published, sample, profile)
     answers: dict[NumberKind, ClaimKind] = {
         "reproduced": "holds",
         "better": "does not hold",
         "worse": "does not hold",
     }
     verdict = answers.get(kind, "undecided")
-    return Finding(condition, verdict, None, sample.n, needed, f"{kind}: {detail}")
+    mean = spread.fmean(sample.values.values()) if sample.values else math.nan
+    interval = Interval(mean, mean - half_width, mean + half_width)
+    return Finding(condition, verdict, interval, sample.n, needed, f"{kind}: {detail}")
 
 
-def _interval(part: Part, sample: Sample, other: Sample | None) -> tuple[Interval, bool]:
-    """Return the interval and whether it rests on seeds, not on one exact number."""
-    values = list(sample.values.values())
+def _groups(part: Part, sample: Sample, other: Sample | None) -> list[list[float]]:
+    """Return the values whose mean, or the two groups whose difference, the part is about."""
     if other is None:
-        exact = part.test == "exact" and len(set(values)) == 1
-        interval = statistics.exactly(values[0]) if exact else statistics.mean_interval(values)
-        return interval, not exact
-    others = list(other.values.values())
+        return [list(sample.values.values())]
+    if part.test == "welch":
+        return [list(sample.values.values()), list(other.values.values())]
+    # Exact numbers may have been measured with different seeds.
+    pairs = [(sample.values[s], other.values[s]) for s in sample.values.keys() & other.values]
+    constant = len(set(sample.values.values())) == len(set(other.values.values())) == 1
     if part.test == "ratio":
-        if len(set(values)) > 1 or len(set(others)) > 1:
-            ratios = [sample.values[s] / other.values[s] for s in _shared_seeds(sample, other)]
-            return statistics.mean_interval(ratios), True
-        return statistics.exactly(values[0] / others[0]), False
-    if part.test == "paired":
-        pairs = [sample.values[s] - other.values[s] for s in _shared_seeds(sample, other)]
-        return statistics.mean_interval(pairs), True
-    return statistics.welch_interval(values, others), True
+        if constant:
+            pairs = [(next(iter(sample.values.values())), next(iter(other.values.values())))]
+        return [[mine / theirs for mine, theirs in pairs if theirs]]
+    return [[mine - theirs for mine, theirs in pairs]]
 
 
-def _shared_seeds(sample: Sample, other: Sample) -> list[int]:
-    return sorted(sample.values.keys() & other.values.keys())
+def _interval(groups: Sequence[Sequence[float]]) -> Interval:
+    if len(groups) == 1:
+        return statistics.mean_interval(groups[0])
+    return statistics.welch_interval(*groups)
 
 
 def _place(interval: Interval, condition: Condition) -> ClaimKind:
@@ -324,20 +357,17 @@ def _place(interval: Interval, condition: Condition) -> ClaimKind:
 
 
 def _seeds_needed(
-    part: Part, condition: Condition, interval: Interval, sample: Sample, other: Sample | None
+    condition: Condition, interval: Interval, groups: Sequence[Sequence[float]]
 ) -> int | None:
     """Return how many seeds would decide if means and spreads stayed as they are."""
     ends = [abs(interval.value - end) for end in (condition.low, condition.high)]
     distance = min(end for end in ends if math.isfinite(end))
     if distance == 0:
         return None
-    if part.test == "welch" and other is not None:
-        return statistics.seeds_to_bound_difference(sample.sd, other.sd, distance)
-    if other is None:
-        return statistics.seeds_to_bound_mean(sample.sd, distance)
-    shared = _shared_seeds(sample, other)
-    pairs = [sample.values[s] - other.values[s] for s in shared]
-    return statistics.seeds_to_bound_mean(spread.stdev(pairs), distance)
+    if len(groups) == 1:
+        return statistics.seeds_to_bound_mean(spread.stdev(groups[0]), distance)
+    first, second = (spread.stdev(group) for group in groups)
+    return statistics.seeds_to_bound_difference(first, second, distance)
 
 
 def _failures(sample: Sample) -> str:

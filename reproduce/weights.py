@@ -32,12 +32,18 @@ def save(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     from safetensors.torch import save as to_bytes
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    packed: list[str] = []
     if sum(tensor.numel() * 4 for tensor in tensors.values()) > LARGEST:
+        packed = [name for name, tensor in tensors.items() if tensor.dim() >= 2]
+        taken = [name for name in packed if name + _SCALE in tensors]
+        if taken:
+            raise ValueError(f"{taken[0]}{_SCALE} is the name that the scale of {taken[0]} needs.")
         tensors = {n: t for name, tensor in tensors.items() for n, t in _packed(name, tensor)}
     else:
         tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    metadata = {"facts": json.dumps(facts), "packed": json.dumps(packed)}
     with storage.exclusive(path), storage.replacing(path) as scratch:
-        scratch.write_bytes(to_bytes(tensors, metadata={"facts": json.dumps(facts)}))
+        scratch.write_bytes(to_bytes(tensors, metadata=metadata))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,11 +57,16 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            facts = json.loads((file.metadata() or {})["facts"])
+            metadata = file.metadata() or {}
+            facts, packed = json.loads(metadata["facts"]), json.loads(metadata["packed"])
+        if not isinstance(facts, dict):
+            raise ValueError("its facts are no mapping")
+        scales = {name: tensors.pop(name + _SCALE) for name in packed}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no weights of this suite: {error}.") from error
-    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_SCALE)}
-    return {name: _unpacked(t, scales.get(name + _SCALE)) for name, t in tensors.items()}, facts
+        raise ValueError(
+            f"{path} holds no weights of this suite ({error}). Remove it and run again."
+        ) from error
+    return {name: _unpacked(t, scales.get(name)) for name, t in tensors.items()}, facts
 
 
 def _packed(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:

@@ -78,7 +78,7 @@ def run(ctx: Context) -> list[Record]:
     from reproduce import trained
 
     settings = {**PROFILES[ctx.profile].overrides, "device": ctx.device}
-    nets = trained.odenets("table1", "odenet", [ctx.out], ctx.runs)[: len(ctx.seeds)]
+    nets = trained.odenets("table1", "odenet", [ctx.out], ctx.runs, ctx.profile)[: len(ctx.seeds)]
     records: list[Record] = []
     for net in nets:
         rows = {

@@ -107,7 +107,7 @@ def plot(records: list[Record]) -> "Figure":
         axes.set_xlabel("evaluations of the field in one forward solve")
         axes.set_ylabel("test error (%)")
         axes.legend(ncols=2)
-        figure.suptitle(f"One trained net, other solvers: {records[0].budget}", fontsize=13)
+        figure.suptitle(f"One trained net under other solvers\n{records[0].budget}", fontsize=11)
     return figure
 
 
@@ -167,7 +167,7 @@ def _net(ctx: Context) -> tuple[Any, str]:
     from lightning_modules.solvers import odeint
     from reproduce import trained
 
-    path = trained.find("table1", "odenet", [ctx.out])
+    path = trained.find("table1", "odenet", [ctx.out], ctx.profile)
     stem, field, head, facts = trained.parts(path)
     for part in (stem, field, head):
         part.to(ctx.device)

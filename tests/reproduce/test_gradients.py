@@ -61,6 +61,16 @@ def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
     assert all(math.isfinite(float(p.sum())) for p in field.parameters())
 
 
+def test_a_net_of_another_training_carries_no_verdict(small_odenet: Path) -> None:
+    place = small_odenet / "unheard_of" / "weights"
+    place.mkdir(parents=True)
+    (place / "quick-net.safetensors").touch()
+    folders = [small_odenet]
+    assert trained.find("unheard_of", "net", folders, "quick").stem == "quick-net"
+    with pytest.raises(FileNotFoundError, match=r"under short .* --profile short"):
+        trained.find("unheard_of", "net", folders, "short")
+
+
 def test_weights_that_are_not_there_are_told_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m reproduce table1"):
         trained.find("table1", "unheard_of", [tmp_path])

@@ -238,6 +238,13 @@ def test_an_unknown_setting_is_told_with_the_nearest_names(key: str, hint: str) 
         jobs.check([replace(JOB, overrides={key: 1})])
 
 
+def test_a_group_is_no_setting() -> None:
+    with pytest.raises(
+        BadSettings, match=r"model\.solver is a group of settings. Set model\.solver"
+    ):
+        jobs.check([replace(JOB, overrides={"model.solver": 5})])
+
+
 def test_settings_are_checked_for_every_row_before_one_is_trained(tmp_path: Path) -> None:
     fits = replace(JOB, overrides={"model.solver.rtol": 1e-4})
     jobs.check([fits])

@@ -35,7 +35,7 @@ def _same(left: list[Record], right: list[Record]) -> bool:
 
 @pytest.mark.parametrize(
     "value",
-    [0.1 + 0.2, 1 / 3, 5e-324, -0.0, 1.7976931348623157e308, math.inf, 601_482, 2**63 + 1, 3.0],
+    [0.1 + 0.2, 1 / 3, 5e-324, -0.0, 1.7976931348623157e308, 601_482, 2**63 + 1, 3.0],
 )
 def test_a_value_comes_back_bit_for_bit(tmp_path: Path, value: float) -> None:
     path = tmp_path / "quick.csv"
@@ -69,6 +69,7 @@ def test_a_failed_record_comes_back(tmp_path: Path) -> None:
     [
         ({"status": "failed"}, "Unknown status 'failed'"),
         ({"value": math.nan}, "does not go with status 'ok'"),
+        ({"value": math.inf}, "does not go with status 'ok'"),
         ({"status": "diverged"}, "does not go with status 'diverged'"),
         ({"run": "0123"}, "not 12 hexadecimal digits"),
     ],

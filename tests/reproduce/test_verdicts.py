@@ -91,6 +91,28 @@ def test_a_wide_interval_is_told_how_many_seeds_would_decide_or_that_none_would(
     assert "no number of seeds" in wild.detail
 
 
+@pytest.mark.parametrize(
+    ("shift", "scale", "needed"), [(0.25, 6.3, 10), (0.232, 5.06, 6), (0.15, 3.8, 10)]
+)
+def test_enough_seeds_may_also_show_that_the_paper_differs(
+    shift: float, scale: float, needed: int
+) -> None:
+    values = [0.42 + shift + scale * (v - 0.42) for v in TIGHT]
+    verdict = _number(_rows("net", values))
+    assert verdict.kind == "unclear"
+    assert verdict.needed is not None
+    assert abs(verdict.needed - needed) <= 3
+
+
+def test_a_first_seed_of_a_longer_training_undoes_no_verdict() -> None:
+    rows = _rows("net", TIGHT) + _rows("net", [0.5], profile="paper")
+    assert (_number(rows).kind, _number(rows).profile) == ("reproduced", "short")
+    claim = _rows("a", TIGHT) + _rows("b", TIGHT)
+    more = _rows("a", [0.5], profile="paper") + _rows("b", [0.5], profile="paper")
+    verdict = _claim(EQUAL, claim + more)
+    assert (verdict.kind, verdict.profile) == ("holds", "short")
+
+
 def test_a_failed_run_keeps_its_row_from_a_verdict() -> None:
     verdict = _number([*_rows("net", TIGHT), _failed("net", 5)])
     assert (verdict.kind, verdict.detail) == ("unclear", "1 of 6 runs failed")
@@ -224,6 +246,52 @@ def test_pairs_decide_what_means_do_not() -> None:
     assert _claim(EQUAL.replace("welch", "paired"), rows).kind == "holds"
 
 
+RATIO = """
+[[claims.C99.parts]]
+quantity = "t/a/parameters"
+against = "t/b/parameters"
+test = "ratio"
+low = 0.33
+high = 0.40
+reason = "A third."
+"""
+
+
+@pytest.mark.parametrize("first", [3, 4, 5])
+def test_pairs_need_seeds_that_both_have(first: int) -> None:
+    others = [
+        replace(r, seed=r.seed + first, run=f"{r.seed + first:012x}") for r in _rows("b", TIGHT)
+    ]
+    verdict = _claim(EQUAL.replace("welch", "paired"), _rows("a", TIGHT) + others)
+    assert verdict.kind == "undecided"
+    assert verdict.findings[0].n == 5 - first
+
+
+def test_ratios_that_vary_are_told_how_many_seeds_would_decide() -> None:
+    rows = _rows("a", (36, 42, 38, 40, 37), "parameters")
+    rows += _rows("b", (100, 101, 100, 99, 100), "parameters")
+    verdict = _claim(RATIO, rows)
+    assert verdict.kind == "undecided"
+    assert verdict.needed is not None
+    assert 8 < verdict.needed < 25
+
+
+def test_a_ratio_to_nothing_decides_nothing() -> None:
+    rows = _rows("a", [3], "parameters") + _rows("b", [0], "parameters")
+    assert _claim(RATIO, rows).kind == "undecided"
+
+
+def test_conditions_of_a_part_that_holds_already_ask_for_no_seeds() -> None:
+    rows = _rows("z", TIGHT) + _rows("a", [v - 1 for v in TIGHT])
+    rows += _rows("b", [v - 1 for v in TIGHT]) + _rows("c", TIGHT)  # c never decides
+    rows += _rows("d", [0.47 + 6 * (v - 0.42) for v in TIGHT]) + _rows("e", TIGHT)
+    second = EQUAL.replace("t/a/error", "t/d/error").replace("t/b/error", "t/e/error")
+    verdict = _claim(BEATS + second, rows)
+    assert verdict.kind == "undecided"
+    assert verdict.needed is not None
+    assert verdict.needed < 100
+
+
 OWN = """
 [[claims.C99.parts]]
 quantity = "t/a/gap"
@@ -245,17 +313,7 @@ def test_an_interval_that_was_measured_is_judged_as_it_is(
     rows += _rows("a", [ends[0]], "gap_low") + _rows("a", [ends[1]], "gap_high")
     assert _claim(OWN, rows).kind == kind
     assert _claim(OWN, rows[:1]).detail == "no interval of t/a/gap"
-
-
-RATIO = """
-[[claims.C99.parts]]
-quantity = "t/a/parameters"
-against = "t/b/parameters"
-test = "ratio"
-low = 0.33
-high = 0.40
-reason = "A third."
-"""
+    assert _claim(OWN, [*rows, _failed("a", 7)]).kind == "undecided"
 
 
 def test_a_ratio_of_exact_numbers_needs_one_seed() -> None:

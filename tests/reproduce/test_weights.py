@@ -28,6 +28,14 @@ def test_large_networks_stay_under_a_megabyte_and_within_half_a_level(tmp_path: 
     assert ((loaded["conv.weight"] - state["conv.weight"]).abs() <= 0.501 * level).all()
 
 
+def test_a_parameter_may_be_called_scale(tmp_path: Path) -> None:
+    state = {"n.weight": torch.randn(600, 500), "n.weight.scale": torch.randn(600)}
+    weights.save(tmp_path / "s.safetensors", {"n.scale": torch.randn(3)}, {})
+    assert set(weights.load(tmp_path / "s.safetensors")[0]) == {"n.scale"}
+    with pytest.raises(ValueError, match=r"n\.weight\.scale"):
+        weights.save(tmp_path / "t.safetensors", state, {})
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x10\0\0\0\0\0\0\0{}"])
 def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
