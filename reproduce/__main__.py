@@ -316,15 +316,30 @@ def _all_rows(folder: Path) -> "list[Record]":
 
 
 def _print_comparison(name: str, rows: "list[Record]") -> None:
-    """Print rows beside the shipped and the paper's; where it printed none, ours as a table."""
+    """Print rows beside the shipped and the paper's.
+
+    Where the paper printed nothing of the kind, the experiment's own table is printed instead, of
+    the shipped rows if there are no others.
+    """
     from reproduce import compare, paper
 
+    shipped = _shipped(name)
+    shown = rows or [r for r in shipped if r.profile == _longest(shipped)]
     published = {row for number in paper.numbers(name) for row in number.rows}
-    if published & {row.row for row in rows} or not rows:
-        print(compare.render(compare.comparison(rows, _shipped(name), name)))
+    if published & {row.row for row in shown} or not shown:
+        print(compare.render(compare.comparison(rows, shipped, name)))
         return
+    if not rows:
+        print(f"Shipped, {shown[0].profile}:")
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    print(module.table(rows).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+    print(module.table(shown).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+
+
+def _longest(rows: "list[Record]") -> str:
+    """Return the profile that says most, of those that the rows have."""
+    from reproduce.records import PROFILES as by_weight
+
+    return min((row.profile for row in rows), key=by_weight.index, default="")
 
 
 def _shipped(name: str) -> "list[Record]":
