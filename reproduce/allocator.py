@@ -2,7 +2,7 @@
 
 A training step frees and allocates the same buffers of some megabytes again and again. By default
 glibc hands such memory back to the system and fetches it again page by page, which on a small CPU
-takes 5 to 15 % of a step.
+took up to 5 % of a training step.
 """
 
 import ctypes

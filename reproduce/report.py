@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def details(lines: Sequence[Line]) -> str:
                         f"{_measured(x)} ({x.n})",
                         _interval(x),
                         range_text(x.binomial_low, x.binomial_high)
-                        if x.binomial_low == x.binomial_low
+                        if not math.isnan(x.binomial_low)
                         else ABSENT,
                         f"{x.paper}{_unit(x)}",
                         ", ".join(
@@ -135,7 +136,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _measured(line: Line) -> str:
-    spread = f" ± {number_text(line.sd)}" if line.sd == line.sd and line.sd > 0 else ""
+    spread = f" ± {number_text(line.sd)}" if line.sd > 0 else ""
     return f"{number_text(line.value)}{spread}{_unit(line)}"
 
 
@@ -144,7 +145,7 @@ def _unit(line: Line) -> str:
 
 
 def _interval(line: Line) -> str:
-    if line.low != line.low or line.low == line.high:
+    if math.isnan(line.low) or line.low == line.high:
         return ABSENT
     return range_text(line.low, line.high)
 

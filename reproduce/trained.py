@@ -67,15 +67,10 @@ class Trained:
         return sorted((update, value) for name, update, value in self.curves if name == metric)
 
 
-def classifier(path: Path, **changes: Any) -> tuple[ImageClassifier, dict[str, Any]]:
-    """Return the classifier of a weights file, and the facts that were written with it.
-
-    Args:
-        path: The file.
-        changes: Settings that take the place of those it was trained with, such as ``solver``.
-    """
+def classifier(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
+    """Return the classifier of a weights file, and the facts that were written with it."""
     state, facts = weights.load(path)
-    model = ImageClassifier(**{**facts["hyper_parameters"], **changes})
+    model = ImageClassifier(**facts["hyper_parameters"])
     model.net.load_state_dict(state)
     return model.eval(), facts
 

@@ -100,7 +100,7 @@ def _rectified(x: Tensor) -> Tensor:
 
     On the CPU a convolution of channels-last maps and the two copies around it take less time
     than the convolution alone; group norms prefer the usual layout, so they keep it.
-    ``python -m reproduce step_time`` measures both. Elsewhere the layout stays.
+    Elsewhere the layout stays.
     """
     if x.device.type == "cpu" and not _is_transformed(x):
         x = x.contiguous(memory_format=torch.channels_last)
