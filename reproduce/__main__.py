@@ -169,7 +169,7 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     plotting.save(module.plot(rows), figure)
     _print_comparison(name, rows)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
-    return int(any(row.status != "ok" for row in rows))
+    return int(any(row.status not in ("ok", "skipped") for row in rows))
 
 
 def _stored(path: Path, overrides: str) -> "list[Record]":

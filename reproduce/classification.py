@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PROTOCOL = 1  # of the trainings, whichever table they are for
 TRAIN_IMAGES = 60_000
 METRICS = {
     "test_error": "%",
@@ -55,28 +56,34 @@ def profiles(minutes: Mapping[str, float]) -> dict[str, Profile]:
 
 
 def run(
-    ctx: Context, experiment: str, profile: Profile, rows: Sequence[str], protocol: int
+    ctx: Context, experiment: str, profile: Profile, rows: Sequence[str], *, again: bool = False
 ) -> list[Record]:
     """Train every row with every seed; write a seed's rows as soon as its test has ended.
+
+    A run whose rows are there is not repeated, on whatever machine they were made.
 
     Args:
         ctx: The context.
         experiment: Name of the experiment.
         profile: Its profile that is run.
         rows: Its rows; each has a configuration of its name.
-        protocol: Its protocol version.
+        again: Whether to repeat those runs too, since their weights are missing.
     """
     from datamodules import MNIST
 
     MNIST(root=ctx.data_root).prepare_data()
     overrides = {**profile.overrides, **ctx.device_overrides(), **ctx.changes}
     work = [
-        Job(experiment, row, f"{row}.yaml", overrides, seed, protocol)
+        Job(experiment, row, f"{row}.yaml", overrides, seed, PROTOCOL)
         for seed in ctx.seeds
         for row in rows
     ]
-    records: list[Record] = []
-    for result in ctx.train(work):
+    jobs_done = [] if again else work
+    records = [row for job in jobs_done for row in ctx.found(experiment, job.run)]
+    there = {row.run for row in records}
+    if there:
+        print(f"{len(there)} of {len(work)} runs have their rows in {ctx.csv(experiment)}.")
+    for result in ctx.train(job for job in work if job.run not in there):
         made = _records(ctx, result)
         ctx.save(made, result.made)
         if result.status == "ok":

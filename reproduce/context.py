@@ -1,7 +1,10 @@
 """What an experiment is given: its profile, seeds and device, and a way to train and to save."""
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +95,63 @@ class Context:
         path = self.csv(rows[0].experiment)
         records.append(path, rows)
         provenance.write(path, rows[0].run, made)
+
+    def found(self, experiment: str, run: str) -> list[records.Record]:
+        """Return the rows of a run that are there already; none if it failed or never was."""
+        path = self.csv(experiment)
+        rows = [r for r in (records.read(path) if path.exists() else []) if r.run == run]
+        whole = bool(rows) and all(r.status == "ok" for r in rows)
+        return [r for r in rows if r.overrides == self.overrides_text] if whole else []
+
+    def keep(
+        self,
+        experiment: str,
+        protocol: int,
+        values: Mapping[str, Mapping[str, float]],
+        settings: Mapping[str, Any],
+        *,
+        budget: str,
+        unit: Callable[[str], str],
+        seed: int = 0,
+        skipped: Mapping[str, str] | None = None,
+    ) -> list[records.Record]:
+        """Make the rows of what was measured rather than trained, and write them at once.
+
+        Args:
+            experiment: Name of the experiment.
+            protocol: Its protocol version.
+            values: Metrics by row.
+            settings: What was measured and on what: their identity, kept in the provenance.
+            budget: How much of it, in words.
+            unit: Returns the unit of a metric.
+            seed: Seed of the net that was measured, if it was one.
+            skipped: Rows that could not be measured here, and why.
+        """
+        record = partial(
+            records.Record,
+            experiment=experiment,
+            seed=seed,
+            profile=self.profile,
+            protocol=protocol,
+            budget=budget,
+            overrides=self.overrides_text,
+            device=self.device_text,
+            run=identity(settings, protocol),
+        )
+        made = [
+            record(row=row, metric=metric, value=value, unit=unit(metric))
+            for row, metrics in values.items()
+            for metric, value in metrics.items()
+        ]
+        made += [
+            record(row=row, metric="all", value=math.nan, unit="", status="skipped", hint=reason)
+            for row, reason in (skipped or {}).items()
+        ]
+        self.save(made, provenance.collect(self.command, dict(settings)))
+        return made
+
+
+def identity(settings: Mapping[str, Any], protocol: int) -> str:
+    """Return twelve hexadecimal digits that name a measurement: its settings and its protocol."""
+    text = repr((sorted(settings.items()), protocol))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

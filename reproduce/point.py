@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from reproduce.allocator import keep_freed_memory
 from reproduce.statistics import mean_interval
 from reproduce.timing import interleave
 
+BODIES = ("resnet", "direct", "checkpoint", "adjoint", "equal_depth")
 DEFAULTS: dict[str, Any] = {
     "size": 1,
     "batch": 32,
@@ -39,16 +41,22 @@ def measure(point: dict[str, Any]) -> dict[str, float]:
     """Measure memory and time of one forward and backward pass.
 
     Returns:
-        For a body: ``memory`` (MiB, its peak less the level before), ``seconds`` and ``spread`` of
-        the pass, ``units`` (its time over that of one block, or of one evaluation of the field
-        with its vector-Jacobian product, in the same rounds), ``resident`` (MiB by which the
-        process grew), ``state`` (MiB of one state) and evaluations. For ``equal_depth``: the time
-        of the ODE-Net over that of the blocks, by gradient, and their number.
+        For a body: ``memory`` (MiB, its peak less the level before), ``seconds`` of the pass,
+        ``units`` (its time over that of one block, or of one evaluation of the field with its
+        vector-Jacobian product, in the same rounds: their mean, ``_low`` and ``_high`` its 95 %
+        interval), ``resident`` (MiB by which the first pass made the process grow, gradients of
+        the parameters included), ``state`` (MiB of one state) and evaluations. For
+        ``equal_depth``: the time of the ODE-Net over that of the blocks, by gradient, and their
+        number.
     """
     unknown = set(point) - {"body", *DEFAULTS}
     if unknown or "body" not in point:
         raise ValueError(f"A point has body and {', '.join(DEFAULTS)}; got {point}.")
     given = {**DEFAULTS, **point}
+    if given["body"] not in BODIES:
+        raise ValueError(f"Unknown body {given['body']!r}. Choose one of {', '.join(BODIES)}.")
+    if given["size"] < 1:
+        raise ValueError(f"size is {given['size']}; give at least 1.")
     torch.manual_seed(0)
     shape = (given["batch"], given["width"], given["pixels"], given["pixels"])
     features = torch.randn(shape, device=given["device"])
@@ -73,18 +81,21 @@ def _body(given: dict[str, Any], features: Tensor) -> dict[str, float]:
         _pass(body.to(features.device), features),
         _pass(unit.to(features.device), features),
     )
-    step()  # gradients and other lasting buffers exist from here on
+    one()  # libraries and threads exist from here on
     before = _resident()
-    peak = memory.peak(step, given["device"])
+    step()
     grown = _resident() - before
+    peak = memory.peak(step, given["device"])  # gradients and other lasting buffers exist by now
     timings = interleave({"step": step, "unit": one}, given["rounds"], warm_up=1)
     with collect_stats() as solves:
         step()
+    units = mean_interval(timings["step"].ratios_to(timings["unit"]))
     return {
         "memory": peak,
         "seconds": timings["step"].median,
-        "spread": timings["step"].spread,
-        "units": timings["step"].ratio_to(timings["unit"]),
+        "units": units.value,
+        "units_low": units.low,
+        "units_high": units.high,
         "resident": grown,
         "state": features.numel() * features.element_size() / memory.MIB,
         "nfe_forward": sum(s.nfe_forward for s in solves),
@@ -106,17 +117,13 @@ def _equal_depth(given: dict[str, Any], features: Tensor) -> dict[str, float]:
         depth = sum(solve.nfe_forward for solve in solves)
     work["blocks"] = _pass(_blocks(depth, width, groups).to(features.device), features)
     timings = interleave(work, given["rounds"], warm_up=1)
-    ratios = {name: timings[name].ratio_to(timings["blocks"]) for name in work if name != "blocks"}
-    # Of the mean over rounds: what one more measurement of this machine would give.
-    interval = mean_interval(timings["adjoint"].ratios_to(timings["blocks"]))
-    return {
-        "time_ratio": ratios["adjoint"],
-        "time_ratio_low": interval.low,
-        "time_ratio_high": interval.high,
-        "time_ratio_checkpoint": ratios["checkpoint"],
-        "time_ratio_direct": ratios["direct"],
-        "blocks": depth,
-    }
+    names = {"adjoint": "", "checkpoint": "_checkpoint", "direct": "_direct"}
+    values: dict[str, float] = {"blocks": depth}
+    for name, end in names.items():
+        ratio = mean_interval(timings[name].ratios_to(timings["blocks"]))
+        values[f"time_ratio{end}"] = ratio.value
+        values |= {f"time_ratio{end}_low": ratio.low, f"time_ratio{end}_high": ratio.high}
+    return values
 
 
 class _AtOneTime(nn.Module):
@@ -149,9 +156,12 @@ def _pass(body: nn.Module, features: Tensor) -> Callable[[], object]:
 
 
 def _resident() -> float:
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / memory.MIB
+    """Return the most MiB of this process that were ever in memory at once."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux lets ru_maxrss begin with that of the process which started this
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return float(line.split()[1]) * 1024 / memory.MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / memory.MIB  # macOS: bytes
 
 
 if __name__ == "__main__":

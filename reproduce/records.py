@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROFILES = ("paper", "short", "quick", "smoke")
 SEEDS_FOR_A_VERDICT = 5
 
-Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error"]
+Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Record:
         overrides: Settings changed with ``--set``; empty if none.
         device: Where it ran, such as ``cpu, 2 threads``.
         run: Identity of the run, 12 hexadecimal digits.
-        status: ``ok``, or how the run failed.
-        hint: What to change after a failure; empty otherwise.
+        status: ``ok``, or how the run failed; ``skipped`` is what could not be tried here.
+        hint: What to change after a failure or to try it at all; empty otherwise.
 
     Raises:
         ValueError: If the status is unknown, if value and status disagree, or if the run is not

@@ -143,6 +143,40 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Interval:
     return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
+def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Return the exponent p of y = a + b xᵖ and its t interval.
+
+    A constant part a is what a power law alone would take for a smaller exponent. Relative errors
+    of y are taken as equal. Where y does not change by more than a hundredth, p is 0.
+
+    Args:
+        x: At least five positive numbers.
+        y: As many positive numbers.
+    """
+    import warnings
+
+    import numpy as np
+    from scipy import optimize
+
+    if max(y) <= 1.01 * min(y):
+        return exactly(0.0)
+    if len(x) < 5:
+        return exponent(x, y)
+    xs, ys = np.asarray(x, float), np.asarray(y, float)
+
+    def law(at: np.ndarray, a: float, b: float, p: float) -> np.ndarray:
+        return np.asarray(a + b * at**p)
+
+    slope = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
+    start = (max(ys[0] - slope * xs[0], 0.0), max(slope, 1e-12), 1.0)
+    bounds = ((0.0, 0.0, 0.0), (np.inf, np.inf, 4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optimize.OptimizeWarning)
+        found, covariance = optimize.curve_fit(law, xs, ys, start, sigma=ys, bounds=bounds)
+    half = _quantile(len(x) - 3) * math.sqrt(covariance[2][2])
+    return Interval(float(found[2]), float(found[2]) - half, float(found[2]) + half)
+
+
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
     """Return slope, intercept and R² of the least-squares line through the points."""
     from scipy import stats

@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,19 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for number in range(-warm_up, rounds):
         for name, work in alternatives.items():
-            _wait()
-            start = time.perf_counter()
-            work()
-            _wait()
+            _, taken = timed(work)
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Return what ``work`` returns and the seconds it took, a GPU's included."""
+    _wait()
+    start = time.perf_counter()
+    result = work()
+    _wait()
+    return result, time.perf_counter() - start
 
 
 def shares(work: Callable[[], object], kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import nn
 from lightning_modules import ImageClassifier
 from lightning_modules.nets import OdeBlock
 from reproduce import classification, evidence, weights
+from reproduce.context import Context
 from reproduce.records import PROFILES
 
+TABLE, ROW = "table1", "odenet"
 SHIPPED = Path(__file__).parent.parent / "results"
 
 
@@ -50,17 +52,26 @@ class Trained:
 
     Args:
         seed: Seed of its training.
-        text: Which one it is, in words.
+        budget: How it was trained, in words.
         stem, field, head: Its parts.
         curves: Its training curves: metric, update, value.
     """
 
     seed: int
-    text: str
+    budget: str
     stem: nn.Module
     field: nn.Module
     head: nn.Module
     curves: tuple[tuple[str, int, float], ...]
+
+    @property
+    def text(self) -> str:
+        """Which net this is, in words."""
+        return f"{self.budget}, seed {self.seed}"
+
+    def parts(self, device: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, ...]:
+        """Return stem, field and head there and so; they are this net's own."""
+        return tuple(part.to(device, dtype) for part in (self.stem, self.field, self.head))
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return updates and values of one metric, in order."""
@@ -88,25 +99,33 @@ def parts(path: Path) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Any]]:
     return stem, block.field, head, facts
 
 
-def odenets(
-    experiment: str, row: str, folders: Sequence[Path], runs: Path, profile: str | None = None
-) -> list[Trained]:
-    """Return the trained ODE-Nets of a row, one for each seed, the longest training there is.
+def odenet(ctx: Context, profile: str | None) -> Trained:
+    """Return one trained ODE-Net of Table 1, that of the lowest seed; see `odenets`."""
+    return odenets(replace(ctx, seeds=(0,)), profile)[0]
+
+
+def odenets(ctx: Context, profile: str | None) -> list[Trained]:
+    """Return the trained ODE-Nets of Table 1, at most as many as there are seeds.
 
     The weights beside the rows are those of one seed; the others are found in their run folders,
-    where those are, if they were trained in the same way.
+    where those are, if they were trained in the same way. Where there are none at all, they are
+    trained first, with the profile of the context, and the rows of that training are kept.
 
     Args:
-        experiment: Name of the experiment that trained them.
-        row: Its row.
-        folders: Folders of results; the shipped ones come last.
-        runs: Folder of the run folders.
+        ctx: The context.
         profile: As in `find`.
 
     Raises:
-        FileNotFoundError: If there is none; the message says how to make one.
+        FileNotFoundError: If there is none and training it failed; the message says how to go on.
     """
-    path = find(experiment, row, folders, profile)
+    folders = [ctx.out]
+    try:
+        path = find(TABLE, ROW, folders, profile)
+    except FileNotFoundError as error:
+        print(f"{error} Doing so now, with profile {ctx.profile}.", flush=True)
+        budget = classification.profiles({})[ctx.profile]
+        classification.run(ctx, TABLE, budget, [ROW], again=True)
+        path = find(TABLE, ROW, folders, profile)
     stem, field, head, facts = parts(path)
     lines = path.parents[1] / "curves" / f"{path.stem.partition('-')[0]}.csv"
     kept = evidence.read(lines, evidence.CURVE) if lines.exists() else []
@@ -115,13 +134,13 @@ def odenets(
         for line in kept
         if line["run"] == facts["run"]
     )
-    text = f"{facts['budget']}, seed {facts['seed']}"
-    found = {facts["seed"]: Trained(facts["seed"], text, stem, field, head, curves)}
-    for folder in sorted((runs / experiment).glob(f"{row}-seed*")):
-        other = _from_run(folder, facts["budget"])
+    seed, budget_text = facts["seed"], facts["budget"]
+    found = {seed: Trained(seed, budget_text, stem, field, head, curves)}
+    for folder in sorted((ctx.runs / TABLE).glob(f"{ROW}-seed*")):
+        other = _from_run(folder, budget_text)
         if other is not None:
             found.setdefault(other.seed, other)
-    return [found[seed] for seed in sorted(found)]
+    return [found[seed] for seed in sorted(found)][: len(ctx.seeds)]
 
 
 def _from_run(folder: Path, budget: str) -> Trained | None:
@@ -139,5 +158,4 @@ def _from_run(folder: Path, budget: str) -> Trained | None:
     stem, block, head = model.eval().net
     assert isinstance(block, OdeBlock)
     curves = tuple((name, int(n), float(value)) for n, name, value in evidence.curves(folder))
-    seed = config["seed_everything"]
-    return Trained(seed, f"{budget}, seed {seed}", stem, block.field, head, curves)
+    return Trained(config["seed_everything"], budget, stem, block.field, head, curves)

@@ -31,11 +31,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.trained": (
         "lightning_modules",
         "reproduce.classification",
+        "reproduce.context",
         "reproduce.evidence",
         "reproduce.records",
         "reproduce.weights",
     ),
     "reproduce.children": (),
+    "reproduce.digits": ("datamodules",),
+    "reproduce.peers": (),
     "reproduce.point": (
         "lightning_modules",
         "reproduce.allocator",
@@ -81,6 +84,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "reproduce.experiments": (
         "reproduce.children",
+        "reproduce.digits",
+        "reproduce.peers",
         "reproduce.classification",
         "reproduce.progress",
         "reproduce.sensitivities",

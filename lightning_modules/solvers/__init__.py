@@ -13,6 +13,9 @@ from lightning_modules.solvers.base import (
 )
 from lightning_modules.solvers.registry import (
     Backend,
+    Coefficients,
+    FactoredField,
+    Norm,
     backends,
     find_backend,
     gradient_table,
@@ -28,7 +31,10 @@ register_backend(scipy_backend.BACKEND)
 
 __all__ = [
     "Backend",
+    "Coefficients",
+    "FactoredField",
     "Field",
+    "Norm",
     "Solution",
     "SolveStats",
     "SolverFailed",

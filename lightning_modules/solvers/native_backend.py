@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.checkpoint import solve_checkpointed
+from lightning_modules.solvers.factored import solve_factored
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Backend, Norm, StepControl, TensorField
 from lightning_modules.solvers.stepping import BufferedStages, GraphStages
@@ -52,5 +53,6 @@ BACKEND = Backend(
     methods=methods,
     gradients=("direct", "adjoint", "checkpoint"),
     checkpointed=solve_checkpointed,
+    factored=solve_factored,
     absent={"heun2": "torchdiffeq's heun2 is named heun here."},
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -83,6 +83,61 @@ class SolveCheckpointed(Protocol):
         ...
 
 
+Coefficients = tuple[Tensor, ...]
+
+
+@runtime_checkable
+class FactoredField(Protocol):
+    """A field f(t, y) = g(c(t), y), called as any other field, whose parts are known.
+
+    The parameters of the field reach the slope through ``coefficients`` alone.
+    """
+
+    def __call__(self, t: Tensor, y: Tensor, /) -> Tensor:
+        """Return dy/dt, shaped like ``y``, at the scalar time ``t``."""
+        ...
+
+    def coefficients(self, times: Tensor) -> Coefficients:
+        """Return c at the times ``(time,)``: tensors ``(time, …)``, with a graph where wanted."""
+        ...
+
+    def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> Any:
+        """Write g(c, y) to ``out`` and return what ``pull`` will need beside c and y.
+
+        Args:
+            c: The coefficients of one time, ``(…)``.
+            y: State.
+            out: Memory for dy/dt, shaped like ``y``.
+        """
+        ...
+
+    def pull(self, c: Coefficients, y: Tensor, note: Any, kappa: Tensor) -> tuple[Tensor, ...]:
+        """Return κᵀ ∂g/∂y, shaped like ``y``, and κᵀ ∂g/∂c, one tensor for each coefficient.
+
+        Args:
+            c: The coefficients that ``slope`` got.
+            y: The state that it got.
+            note: What it returned.
+            kappa: Cotangent κ of the slope, shaped like ``y``.
+        """
+        ...
+
+
+class SolveFactored(Protocol):
+    """The function of a backend that makes use of factored fields."""
+
+    def __call__(
+        self, problem: Problem, field: FactoredField, y0: Tensor, times: Tensor
+    ) -> Tensor:
+        """Solve as ``Solve`` does, with the gradient that ``direct`` has.
+
+        Returns:
+            States ``(time, *y0.shape)``, once differentiable with respect to ``y0`` and the
+            parameters; ``times`` does not require a gradient.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Backend:
     """A solver library behind the suite's interface.
@@ -94,6 +149,7 @@ class Backend:
             naming a backend imports nothing.
         gradients: The values of ``SolverSettings.gradient`` that it supports.
         checkpointed: Solves with ``gradient="checkpoint"``; given if and only if that is offered.
+        factored: Solves with factored fields and ``gradient="direct"``; None treats them as any.
         absent: Methods that one might expect here, and the reason why they are not offered.
         norm: The one error norm that it can use; None if it takes the one it is given.
     """
@@ -103,6 +159,7 @@ class Backend:
     methods: Callable[[], Mapping[str, StepControl]]
     gradients: tuple[Gradient, ...]
     checkpointed: SolveCheckpointed | None = None
+    factored: SolveFactored | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
     norm: AdjointNorm | None = None
 

@@ -52,8 +52,9 @@ def solve(
     """Solve with SciPy; arguments and result as in ``registry.Solve``, without a graph.
 
     ``norm`` is not read. The field is called in the dtype and on the device of ``y0``. Output
-    times are interpolated, as these codes do. ``max_steps`` holds for accepted steps alone, and
-    LSODA does not tell its rejected ones, so they count as none.
+    times are interpolated, as these codes do. Between two of them the codes themselves hold
+    accepted steps to ``max_steps``; over all, VODE's rejected ones count too. LSODA does not tell
+    its rejected ones, so they count as none.
     """
     if settings.method == "lsoda" and y0.numel() > LARGEST_LSODA:
         raise ValueError(
@@ -73,6 +74,9 @@ def solve(
         _count(integrator, settings.method, stats, before)
         if not integrator.successful():
             raise _failure(integrator, host, settings, stats, float(times[-1]))
+        if stats.steps > settings.max_steps:
+            size = float(integrator._integrator.rwork[_STEP_SIZE])
+            raise step_limit(time, float(times[-1]), size, settings, stats)
         found.append(host.tensor(vector))
     return torch.stack(found)
 

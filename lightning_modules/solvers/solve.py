@@ -20,7 +20,13 @@ from lightning_modules.solvers.base import (
     deliver,
 )
 from lightning_modules.solvers.distributed import shared
-from lightning_modules.solvers.registry import Problem, TensorField, find_backend
+from lightning_modules.solvers.registry import (
+    FactoredField,
+    Norm,
+    Problem,
+    TensorField,
+    find_backend,
+)
 from lightning_modules.solvers.state import (
     Layout,
     check_finite,
@@ -29,7 +35,9 @@ from lightning_modules.solvers.state import (
 )
 
 
-def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solution[S]:
+def odeint(
+    field: Field, y0: S, times: Tensor, settings: SolverSettings, norm: Norm | None = None
+) -> Solution[S]:
     """Solve dy/dt = field(t, y) with y(times[0]) = y0.
 
     Args:
@@ -41,6 +49,8 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
             whose error norm is the largest RMS of its parts.
         times: Strictly monotone output times, ``(time,)``, in either direction.
         settings: Backend, method, tolerances and how gradients are taken.
+        norm: Norm of an error shaped like a ``y0`` that is one tensor, without a graph: a step is
+            accepted where it is at most 1. By default the root mean square.
 
     Returns:
         States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
@@ -55,10 +65,15 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
     backend = find_backend(settings)
     _check_state(y0)
     if isinstance(y0, Tensor):
-        layout, start, norm = None, cast(Tensor, y0), rms
+        layout, start, measure = None, cast(Tensor, y0), norm or rms
     else:
         layout = Layout(tuple(part.shape for part in y0))
-        start, norm = layout.pack(y0), layout.largest_rms
+        start, measure = layout.pack(y0), layout.largest_rms
+    if norm is not None and (layout is not None or backend.norm is not None):
+        raise ValueError(
+            f"norm= was given to backend {backend.name!r} with a {type(y0).__name__} as y0. Only "
+            "tensors have a norm of the caller's, and only where the backend has none of its own."
+        )
     times = _checked_times(times, like=start)
     if backend.methods()[settings.method] == "adaptive":
         _check_tolerances(settings, start)
@@ -71,16 +86,19 @@ def odeint(field: Field, y0: S, times: Tensor, settings: SolverSettings) -> Solu
         partial(_trainable, field),
         partial(_constants, field),
         settings,
-        norm,
+        measure,
         stats,
     )
+    recorded = times.requires_grad and torch.is_grad_enabled()
     if settings.gradient == "adjoint":
         ys = solve_with_adjoint(problem, start, times)
     elif settings.gradient == "checkpoint":
         assert backend.checkpointed is not None
         ys = backend.checkpointed(problem, start, times)
+    elif backend.factored and layout is None and not recorded and isinstance(field, FactoredField):
+        ys = backend.factored(problem, field, start, times)
     else:
-        joint, counting = shared(norm, settings), counted(tensor_field, stats)
+        joint, counting = shared(measure, settings), counted(tensor_field, stats)
         ys = backend.solve(counting, start, times, settings, joint, stats)
     check_finite(ys, times, settings, stats)
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PROTOCOL = 1
+PROTOCOL = classification.PROTOCOL
 TRAINS = True
 ROWS = ("no_block", "one_block", "small_resnet", "timeless_field")
 PROFILES = classification.profiles({"smoke": 1})
@@ -32,7 +32,7 @@ PROFILES = classification.profiles({"smoke": 1})
 
 def run(ctx: Context) -> list[Record]:
     """Train every row with every seed; write a seed's rows as soon as its test has ended."""
-    return classification.run(ctx, "ablations", PROFILES[ctx.profile], ROWS, PROTOCOL)
+    return classification.run(ctx, "ablations", PROFILES[ctx.profile], ROWS)
 
 
 def table(records: list[Record]) -> "pd.DataFrame":

@@ -6,11 +6,13 @@ forward and backward pass are measured against depth (residual blocks) and again
 `checkpoint` and `adjoint`; a child process for every point, batch 32, 64 channels of 7 x 7.
 
 - `memory_…`: peak of the live tensors less the level before, in MiB; on a GPU, of what is
-  allocated. `resident_…` is by how much the process grew, a rough cross-check.
+  allocated. `resident_…` is by how much the first pass made the process grow, gradients of the
+  parameters included: a rough cross-check.
 - `units_…`: time over that of one block, or of one evaluation with its vector-Jacobian product,
-  in the same rounds: times themselves (`seconds_…`) mean this machine alone.
-- exponents: slopes of log memory and log time over log depth or steps, with 95 % intervals.
-  `memory_per_step` and `memory_r_squared` belong to a straight line through the memory.
+  in the same rounds, mean and 95 % interval: times themselves (`seconds_…`) mean this machine
+  alone.
+- exponents: p of a + b xᵖ fitted to memory and to time against depth or steps, with 95 %
+  intervals. `memory_per_step` and `memory_r_squared` belong to a straight line through the memory.
 - `equal_depth`: time of the ODE-Net of Table 1 (dopri5 at 1e-3, untrained) over that of as many
   residual blocks as it evaluates its field (the deck's claim D01).
 
@@ -18,11 +20,8 @@ Deviations: none, the paper measured neither. Stem and head are left out: they a
 all rows and would only add a constant. Inputs are noise and weights as drawn.
 """
 
-import hashlib
-import math
 from typing import TYPE_CHECKING, Any
 
-from reproduce import provenance
 from reproduce.context import Context, Profile
 from reproduce.records import Record
 
@@ -31,15 +30,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PROTOCOL = 1
+PROTOCOL = 2
 TRAINS = False
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 ROWS = ("resnet", *GRADIENTS, "equal_depth")
 SIZED = ROWS[:-1]
+PUBLISHED = {"resnet": "resnet", "direct": "rknet", "adjoint": "odenet"}  # rows of Table 1
 UNITS = {
     "memory": "MiB",
     "resident": "MiB",
     "units": "",
+    "units_low": "",
+    "units_high": "",
     "seconds": "s",
     "nfe_forward": "evaluations",
     "nfe_backward": "evaluations",
@@ -58,40 +60,55 @@ PROFILES = {
 
 def run(ctx: Context) -> list[Record]:
     """Measure all points, each in a process of its own; rows of a body are written at once."""
-    from reproduce.children import measured
+    from reproduce import children
     from reproduce.progress import Display
 
     given = PROFILES[ctx.profile].overrides
     settings = {**given, "device": ctx.device}
     common = {key: settings[key] for key in ("batch", "rounds", "device")}
+    budget = f"batch {given['batch']}, {given['rounds']} rounds"
     records: list[Record] = []
-    points = [(row, size) for row in SIZED for size in sizes(row, given)] + [("equal_depth", 0)]
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    with Display(len(points)) as display:
-        for row, size in points:
-            display.start(f"{row} {size or ''}".strip())
-            extra = {"size": size} if size else {}
-            found.setdefault(row, {})[size] = measured(body=row, **extra, **common)
-            display.end("ok", "", False)
-    for row, by_size in found.items():
-        values = _fits(by_size) if row in SIZED else by_size[0]
-        records += _records(ctx, settings, row, values)
-    ctx.save(records, provenance.collect(ctx.command, settings))
+    with Display(sum(len(sizes(row, given)) for row in ROWS)) as display:
+        for row in ROWS:
+            found: dict[int, dict[str, float]] = {}
+            for size in sizes(row, given):
+                display.start(f"{row} {size}")
+                found[size] = children.measured(body=row, size=size, **common)
+                display.end("ok", "", False)
+            values = _fits(found) if row in SIZED else found[1]
+            records += ctx.keep(
+                "costs", PROTOCOL, {row: values}, settings, budget=budget, unit=_unit
+            )
     return records
 
 
 def sizes(row: str, given: dict[str, Any]) -> list[int]:
-    """Return the depths of the ResNet, or the steps of the others."""
+    """Return the depths of the ResNet, or the steps of the others; one size for equal depth."""
+    if row not in SIZED:
+        return [1]
     return list(given["depths"] if row == "resnet" else given["steps"])
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
-    """One line per body: fitted exponents and lines, without the points."""
-    from reproduce.records import to_frame
+    """One line per body: fitted exponents beside what Table 1 prints, without the points."""
+    import pandas as pd
 
-    frame = to_frame([r for r in records if not r.metric.rsplit("_", 1)[-1].isdigit()])
-    wide = frame.pivot_table(index="row", columns="metric", values="value")
-    return wide.reindex([row for row in ROWS if row in wide.index])
+    from reproduce import paper
+
+    values = {(r.row, r.metric): r.value for r in records}
+    printed = {(n.row, n.metric): n.value for n in paper.numbers("table1")}
+    lines = {}
+    for row in SIZED:
+        line: dict[str, Any] = {}
+        for what in ("memory", "time"):
+            ends = ("", "_low", "_high")
+            value, low, high = (values[row, f"{what}_exponent{end}"] for end in ends)
+            line[f"{what} exponent"] = f"{value:.2f} ({low:.2f} to {high:.2f})"
+            line[f"{what}, paper"] = printed.get((PUBLISHED.get(row, ""), what), "")
+        line["MiB a step"] = values[row, "memory_per_step"]
+        line["largest over smallest memory"] = values[row, "memory_max_over_min"]
+        lines[row] = line
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def plot(records: list[Record]) -> "Figure":
@@ -109,7 +126,7 @@ def plot(records: list[Record]) -> "Figure":
             axes.set_xlabel("residual blocks, or solver steps")
             axes.set_ylabel(what)
             axes.xaxis.set_major_formatter("{x:.0f}")
-            axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+            axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), title="exponent")
         figure.suptitle(f"One forward and backward pass, {records[0].budget}")
     return figure
 
@@ -120,13 +137,20 @@ def _draw(axes: "Axes", records: list[Record], row: str, metric: str, exponent: 
     points = {
         int(r.metric.rsplit("_", 1)[1]): r.value
         for r in records
-        if r.row == row and r.metric.startswith(f"{metric}_") and r.metric[-1].isdigit()
+        if r.row == row and r.metric.rpartition("_")[0] == metric and r.metric[-1].isdigit()
     }
-    slope = next(r.value for r in records if r.row == row and r.metric == exponent)
+    of_row = {r.metric: r.value for r in records if r.row == row}
+    slope, low, high = (of_row[exponent + end] for end in ("", "_low", "_high"))
     style = plotting.method_style(row)
-    style["label"] += f": exponent {slope:.2f}"
+    style["label"] += f": {slope:.2f} ({low:.2f} to {high:.2f})"
     xs = sorted(points)
-    axes.plot(xs, [points[x] for x in xs], **style)
+    ends = [[of_row.get(f"{metric}_{end}_{x}", points[x]) for x in xs] for end in ("low", "high")]
+    # Of two rounds, the interval may reach below zero, which a logarithm has not.
+    bars = [
+        [min(abs(e - points[x]), 0.9 * points[x]) for e, x in zip(side, xs, strict=True)]
+        for side in ends
+    ]
+    axes.errorbar(xs, [points[x] for x in xs], bars, capsize=3, **style)
 
 
 def _fits(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
@@ -136,7 +160,7 @@ def _fits(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
     xs = sorted(by_size)
     memory, units = ([by_size[x][name] for x in xs] for name in ("memory", "units"))
     values = {f"{name}_{x}": by_size[x][name] for x in xs for name in UNITS}
-    of_memory, of_time = statistics.exponent(xs, memory), statistics.exponent(xs, units)
+    of_memory, of_time = statistics.growth(xs, memory), statistics.growth(xs, units)
     slope, _, r_squared = statistics.line(xs, memory)
     return values | {
         "memory_exponent": of_memory.value,
@@ -150,30 +174,6 @@ def _fits(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
         "time_exponent_low": of_time.low,
         "time_exponent_high": of_time.high,
     }
-
-
-def _records(
-    ctx: Context, settings: dict[str, Any], row: str, values: dict[str, float]
-) -> list[Record]:
-    identity = repr((sorted(settings.items()), PROTOCOL))
-    return [
-        Record(
-            experiment="costs",
-            row=row,
-            metric=metric,
-            value=value,
-            unit=_unit(metric),
-            seed=0,
-            profile=ctx.profile,
-            protocol=PROTOCOL,
-            budget=f"batch {settings['batch']}, {settings['rounds']} rounds",
-            overrides="",
-            device=ctx.device_text,
-            run=hashlib.sha256(identity.encode()).hexdigest()[:12],
-        )
-        for metric, value in values.items()
-        if not math.isnan(value)
-    ]
 
 
 def _unit(metric: str) -> str:

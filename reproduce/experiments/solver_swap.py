@@ -14,17 +14,16 @@ Deviations: the paper names no solver but its own and no tolerance but 1e-3. Min
 are one differential equation each. `quick` tests the first 2,000 images.
 """
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
-from reproduce import provenance
 from reproduce.context import Context, Profile
 from reproduce.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lightning_modules.solvers import SolverSettings
 
@@ -61,25 +60,34 @@ PROFILES = {
 
 def run(ctx: Context) -> list[Record]:
     """Test with every solver; all rows are written together, since they only count so."""
+    import torch
+
+    from reproduce import trained
+    from reproduce.digits import test_images
     from reproduce.progress import Display
 
-    settings = PROFILES[ctx.profile].overrides
-    net, trained = _net(ctx)
-    images, labels = _images(ctx, settings["images"])
+    given = PROFILES[ctx.profile].overrides
+    net = trained.odenet(ctx, ctx.profile)
+    stem, field, head = net.parts(ctx.device)
+    images, labels = test_images(ctx.data_root, ctx.device, given["images"])
+    with torch.no_grad():
+        features = [stem(batch) for batch in images.split(BATCH)]
     answers: dict[tuple[str, str], tuple[Tensor, float]] = {}
-    choices = [(m, name, s) for m in settings["methods"] for name, s in _settings(m).items()]
+    choices = [(m, name, s) for m in given["methods"] for name, s in _settings(m).items()]
     with Display(len(choices)) as display:
-        for method, name, given in choices:
+        for method, name, solver in choices:
             display.start(f"{method} {name}")
-            answers[method, name] = net(images, given)
+            answers[method, name] = _answers(field, head, features, solver)
             display.end("ok", "", False)
-    records = []
+    values: dict[str, dict[str, float]] = {}
     for (method, name), (answer, evaluations) in answers.items():
-        values = _compared(answer, answers[REFERENCE][0], labels)
-        values["nfe"] = evaluations
-        records += _records(ctx, settings, trained, method, name, values)
-    ctx.save(records, provenance.collect(ctx.command, {**settings, "weights": trained}))
-    return records
+        compared = _compared(answer, answers[REFERENCE][0], labels) | {"nfe": evaluations}
+        values.setdefault(method, {}).update({_joined(m, name): v for m, v in compared.items()})
+    settings = {**given, "weights": net.text, "device": ctx.device}
+    budget = f"{given['images']:,} test images; net: {net.text}"
+    return ctx.keep(
+        "solver_swap", PROTOCOL, values, settings, budget=budget, unit=_unit, seed=net.seed
+    )
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
@@ -94,21 +102,63 @@ def table(records: list[Record]) -> "pd.DataFrame":
 
 
 def plot(records: list[Record]) -> "Figure":
-    """Test error over evaluations, a line for each method."""
+    """Change of the test error, against tolerance and against the number of fixed steps."""
     from reproduce import plotting
 
     with plotting.style():
-        figure, axes = plotting.subplots(size=(9.0, 5.5))
-        for row in ROWS:
-            points = sorted(_points(records, row))
-            if points:
-                axes.plot(*zip(*points, strict=True), **plotting.method_style(row))
-        axes.set_xscale("log")
-        axes.set_xlabel("evaluations of the field in one forward solve")
-        axes.set_ylabel("test error (%)")
-        axes.legend(ncols=2)
+        figure, axes = plotting.subplots(1, 2, size=(6.5, 5.5), sharey=True)
+        for panel, rows in zip(axes, (list(ADAPTIVE), list(FIXED)), strict=True):
+            for place, row in enumerate(rows):
+                # Side by side, or marks of the same error would hide each other.
+                _draw(panel, records, row, 1.12 ** (place - (len(rows) - 1) / 2))
+            panel.axhline(0, color="#999999", linestyle="--", linewidth=1)
+            panel.set_xscale("log")
+            plotting.legend(panel)
+        axes[0].invert_xaxis()
+        axes[0].set_xlabel("tolerance at test time (trained at 1e-3)")
+        axes[1].set_xlabel("fixed steps over t in [0, 1]")
+        axes[1].xaxis.set_major_formatter("{x:.0f}")
+        axes[0].set_ylabel("change of the test error (points)")
+        _leave_out_failures(axes, records)
         figure.suptitle(f"One trained net under other solvers\n{records[0].budget}", fontsize=11)
     return figure
+
+
+def _draw(axes: "Axes", records: list[Record], row: str, shift: float) -> None:
+    """Draw a method's differences with their intervals over images."""
+    from reproduce import plotting
+
+    points = _by_setting(records, row)
+    if not points:
+        return
+    xs = [shift * float(setting.removeprefix("steps_")) for setting in points]
+    ys = [point["difference"] for point in points.values()]
+    low = [point["difference"] - point["difference_low"] for point in points.values()]
+    high = [point["difference_high"] - point["difference"] for point in points.values()]
+    # Where both counts are small, the interval's centre is not the difference.
+    bars = [[max(v, 0.0) for v in side] for side in (low, high)]
+    axes.errorbar(xs, ys, bars, capsize=3, elinewidth=1, **plotting.method_style(row))
+
+
+def _leave_out_failures(axes: Any, records: list[Record]) -> None:
+    """Scale to what is worth a comparison: one Euler step may err in half of the images."""
+    worth = [
+        r.value
+        for r in records
+        if r.metric.startswith("difference") and r.metric.endswith("_high") and r.value < 5
+    ]
+    least = min(r.value for r in records if r.metric.endswith("_low"))
+    axes[0].set_ylim(1.1 * min(least, -0.05), 1.1 * max([*worth, 0.05]))
+
+
+def _by_setting(records: list[Record], row: str) -> dict[str, dict[str, float]]:
+    """Return the metrics of every setting of a method, in order."""
+    found: dict[str, dict[str, float]] = {}
+    for r in records:
+        if r.row == row and r.status == "ok":
+            name, setting = _split(r.metric)
+            found.setdefault(setting, {})[name] = r.value
+    return dict(sorted(found.items(), key=lambda pair: float(pair[0].removeprefix("steps_"))))
 
 
 def _joined(metric: str, setting: str) -> str:
@@ -124,16 +174,6 @@ def _split(joined: str) -> tuple[str, str]:
     return name + end, joined.removesuffix(end).removeprefix(f"{name}_")
 
 
-def _points(records: list[Record], row: str) -> list[tuple[float, float]]:
-    """Return evaluations and error of every setting of a method."""
-    found: dict[str, dict[str, float]] = {}
-    for r in records:
-        if r.row == row and r.status == "ok":
-            name, setting = _split(r.metric)
-            found.setdefault(setting, {})[name] = r.value
-    return [(v["nfe"], v["test_error"]) for v in found.values()]
-
-
 def _settings(method: str) -> dict[str, "SolverSettings"]:
     from lightning_modules.solvers import SolverSettings
 
@@ -146,43 +186,22 @@ def _settings(method: str) -> dict[str, "SolverSettings"]:
     return {t: SolverSettings(rtol=float(t), atol=float(t), **given) for t in TOLERANCES}
 
 
-def _images(ctx: Context, count: int) -> tuple["Tensor", "Tensor"]:
-    """Return the first test images and their labels."""
-    import torch
-
-    from datamodules import MNIST
-
-    data = MNIST(root=ctx.data_root)
-    data.prepare_data()
-    data.setup("test")
-    batches = list(data.test_dataloader())
-    images, labels = (torch.cat(part)[:count] for part in zip(*batches, strict=True))
-    return images.to(ctx.device), labels.to(ctx.device)
-
-
-def _net(ctx: Context) -> tuple[Any, str]:
-    """Return a function from images and settings to answers and evaluations, and its origin."""
+def _answers(
+    field: "nn.Module", head: "nn.Module", features: list["Tensor"], settings: "SolverSettings"
+) -> tuple["Tensor", float]:
+    """Return the classes that the net answers, and the mean evaluations of a mini-batch."""
     import torch
 
     from lightning_modules.solvers import odeint
-    from reproduce import trained
 
-    path = trained.find("table1", "odenet", [ctx.out], ctx.profile)
-    stem, field, head, facts = trained.parts(path)
-    for part in (stem, field, head):
-        part.to(ctx.device)
-    times = torch.tensor([0.0, 1.0], device=ctx.device)
-
-    @torch.no_grad()
-    def answer(images: "Tensor", settings: "SolverSettings") -> tuple["Tensor", float]:
-        found, evaluations = [], []
-        for batch in images.split(BATCH):
-            solution = odeint(field, stem(batch), times, settings)
+    times = features[0].new_tensor([0.0, 1.0])
+    found, evaluations = [], []
+    with torch.no_grad():
+        for batch in features:
+            solution = odeint(field, batch, times, settings)
             found.append(head(solution.ys[-1]).argmax(dim=1))
             evaluations.append(solution.stats.nfe_forward)
-        return torch.cat(found), sum(evaluations) / len(evaluations)
-
-    return answer, f"{path.stem}: {facts['budget']}, seed {facts['seed']}"
+    return torch.cat(found), sum(evaluations) / len(evaluations)
 
 
 def _compared(answer: "Tensor", reference: "Tensor", labels: "Tensor") -> dict[str, float]:
@@ -200,29 +219,6 @@ def _compared(answer: "Tensor", reference: "Tensor", labels: "Tensor") -> dict[s
     }
 
 
-def _records(
-    ctx: Context,
-    settings: dict[str, Any],
-    trained: str,
-    method: str,
-    name: str,
-    values: dict[str, float],
-) -> list[Record]:
-    identity = repr((sorted(settings.items()), trained, PROTOCOL))
-    return [
-        Record(
-            experiment="solver_swap",
-            row=method,
-            metric=_joined(metric, name),
-            value=value,
-            unit=UNITS[metric.removesuffix("_low").removesuffix("_high")],
-            seed=0,
-            profile=ctx.profile,
-            protocol=PROTOCOL,
-            budget=f"{settings['images']:,} test images, {trained}",
-            overrides="",
-            device=ctx.device_text,
-            run=hashlib.sha256(identity.encode()).hexdigest()[:12],
-        )
-        for metric, value in values.items()
-    ]
+def _unit(metric: str) -> str:
+    name, _ = _split(metric)
+    return UNITS[name.removesuffix("_low").removesuffix("_high")]

@@ -20,11 +20,9 @@ Deviations: none, the paper measured no time. Images are uniform noise and weigh
 which changes no cost but the number of evaluations.
 """
 
-import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from reproduce import provenance
 from reproduce.context import Context, Profile
 from reproduce.records import Record
 
@@ -83,39 +81,28 @@ def run(ctx: Context) -> list[Record]:
         evaluations[name] = evaluations["native_checkpoint"]
         work[name] = _floor(name, images, labels, *evaluations[name])
     timings = interleave(work, rounds)
-    run_id = hashlib.sha256(repr((sorted(settings.items()), PROTOCOL)).encode()).hexdigest()[:12]
     parts = shares(steps[PROFILED], OPERATORS)
-    records = []
+    values: dict[str, dict[str, float]] = {}
     for name, timing in timings.items():
         forward, backward = evaluations[name]
-        measured = {
-            "step_ms": (1e3 * timing.median, "ms"),
-            "step_spread_ms": (1e3 * timing.spread, "ms"),
-            "ratio": (timing.ratio_to(timings[REFERENCE]), ""),
-            "nfe_forward": (forward, "evaluations"),
-            "nfe_backward": (backward, "evaluations"),
+        values[name] = {
+            "step_ms": 1e3 * timing.median,
+            "step_spread_ms": 1e3 * timing.spread,
+            "ratio": timing.ratio_to(timings[REFERENCE]),
+            "nfe_forward": forward,
+            "nfe_backward": backward,
         }
-        if name == PROFILED:
-            measured |= {f"share_{kind}": (100 * part, "%") for kind, part in parts.items()}
-        records += [
-            Record(
-                experiment="step_time",
-                row=name,
-                metric=metric,
-                value=value,
-                unit=unit,
-                seed=0,
-                profile=ctx.profile,
-                protocol=PROTOCOL,
-                budget=f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}",
-                overrides="",
-                device=ctx.device_text,
-                run=run_id,
-            )
-            for metric, (value, unit) in measured.items()
-        ]
-    ctx.save(records, provenance.collect(ctx.command, settings))
-    return records
+    values[PROFILED] |= {f"share_{kind}": 100 * part for kind, part in parts.items()}
+    budget = f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}"
+    return ctx.keep("step_time", PROTOCOL, values, settings, budget=budget, unit=_unit)
+
+
+def _unit(metric: str) -> str:
+    if metric.startswith("nfe"):
+        return "evaluations"
+    if metric.startswith("share"):
+        return "%"
+    return "ms" if metric.endswith("_ms") else ""
 
 
 def table(records: list[Record]) -> "pd.DataFrame":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PROTOCOL = 1
+PROTOCOL = classification.PROTOCOL
 TRAINS = True
 ROWS = ("mlp", "mlp_deskewed", "resnet", "rknet", "odenet")
 PROFILES = classification.profiles({"smoke": 1, "quick": 9})
@@ -40,7 +40,7 @@ PROFILES = classification.profiles({"smoke": 1, "quick": 9})
 
 def run(ctx: Context) -> list[Record]:
     """Train every row with every seed; write a seed's rows as soon as its test has ended."""
-    return classification.run(ctx, "table1", PROFILES[ctx.profile], ROWS, PROTOCOL)
+    return classification.run(ctx, "table1", PROFILES[ctx.profile], ROWS)
 
 
 def table(records: list[Record]) -> "pd.DataFrame":

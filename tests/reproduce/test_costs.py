@@ -1,9 +1,13 @@
 """Costs: memory as each gradient promises it, and rows that say what was measured."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from reproduce import point
 from reproduce.children import measured
+from reproduce.context import Context
 from reproduce.experiments import costs
 from reproduce.records import Record
 
@@ -49,40 +53,58 @@ def test_equal_depth_compares_with_as_many_blocks_as_evaluations() -> None:
 def test_a_point_that_is_misspelt_is_refused_with_what_there_is() -> None:
     with pytest.raises(ValueError, match="A point has body and size, batch"):
         point.measure({"body": "direct", "bach": 3})
+    with pytest.raises(ValueError, match=r"Unknown body 'drect'.*direct"):
+        point.measure({"body": "drect"})
+    with pytest.raises(ValueError, match="size is 0"):
+        point.measure({"body": "direct", "size": 0})
     with pytest.raises(RuntimeError, match=r"Measuring .*bach.* failed: ValueError"):
         measured(body="direct", bach=3)
 
 
-def _records() -> list[Record]:
-    by_size = {
-        n: {"memory": 2.0 * n, "units": 3.0 * n, "seconds": 0.1 * n, "resident": 1.0,
-            "state": 0.5, "nfe_forward": n, "nfe_backward": 0} for n in (1, 2, 4, 8)
-    }  # fmt: skip
-    from reproduce.context import Context
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Record]:
+    """The rows of an experiment whose points follow known laws."""
 
-    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,))
-    settings = {"batch": 32, "rounds": 5}
-    return [
-        record
-        for row in costs.SIZED
-        for record in costs._records(ctx, settings, row, costs._fits(by_size))
-    ]
+    def law(body: str, size: int, **_: Any) -> dict[str, float]:
+        if body == "equal_depth":
+            return {"time_ratio": 1.5, "time_ratio_low": 1.4, "time_ratio_high": 1.6}
+        return {"memory": 7.0 + 2.0 * size, "units": 3.0 * size, "units_low": 2.9 * size,
+                "units_high": 3.1 * size, "seconds": 0.1 * size, "resident": 1.0, "state": 0.5,
+                "nfe_forward": size, "nfe_backward": 0}  # fmt: skip
+
+    monkeypatch.setattr("reproduce.children.measured", law)
+    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    return costs.run(ctx)
 
 
-def test_rows_have_points_fits_and_units() -> None:
-    rows = {(r.row, r.metric): r for r in _records()}
-    assert rows["direct", "memory_8"].value == 16
+def test_rows_have_points_fits_and_units(records: list[Record]) -> None:
+    rows = {(r.row, r.metric): r for r in records}
+    assert rows["direct", "memory_8"].value == 23
     assert rows["direct", "memory_8"].unit == "MiB"
-    assert rows["direct", "memory_exponent"].value == pytest.approx(1)
+    for end in ("", "_low", "_high"):
+        assert rows["direct", f"memory_exponent{end}"].value == pytest.approx(1, abs=1e-4)
     assert rows["direct", "memory_r_squared"].value == pytest.approx(1)
-    assert rows["direct", "memory_max_over_min"].value == 8
-    assert rows["direct", "nfe_forward_4"].unit == "evaluations"
+    assert rows["direct", "memory_max_over_min"].value == pytest.approx(1031 / 23)
+    assert rows["equal_depth", "time_ratio_low"].value == 1.4
+    assert rows["direct", "nfe_forward_16"].unit == "evaluations"
 
 
-def test_table_and_figure_come_from_the_rows() -> None:
-    table = costs.table(_records())
+def test_the_papers_orders_of_growth_stand_beside_the_exponents(records: list[Record]) -> None:
+    table = costs.table(records)
     assert list(table.index) == list(costs.SIZED)
-    assert "memory_8" not in table.columns
-    legend = costs.plot(_records()).axes[0].get_legend()
+    assert table.loc["resnet", "memory, paper"] == "O(L)"
+    assert table.loc["adjoint", "memory, paper"] == "O(1)"
+    assert table.loc["direct", "time, paper"] == table.loc["adjoint", "time, paper"] == "O(L~)"
+    assert table.loc["direct", "memory exponent"] == "1.00 (1.00 to 1.00)"
+
+
+def test_the_figure_names_exponents_with_their_intervals(records: list[Record]) -> None:
+    legend = costs.plot(records).axes[0].get_legend()
     assert legend is not None
-    assert "exponent 1.00" in legend.get_texts()[0].get_text()
+    assert "1.00 (1.00 to 1.00)" in legend.get_texts()[0].get_text()
+
+
+def test_what_the_process_grows_by_follows_the_graph() -> None:
+    # In a process of its own: another test may have made this one large.
+    graph = measured(body="direct", size=128, batch=8, rounds=2)
+    assert graph["resident"] > 0.5 * graph["memory"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import trained
+from reproduce import provenance, trained
 from reproduce.claims import claims
 from reproduce.context import Context
 from reproduce.experiments import fig3
@@ -87,9 +87,20 @@ def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
     assert len(d.lines) == 2
 
 
+def test_rows_say_by_which_norm_and_tolerances_backward_counts_were_made(
+    rows: list[Record], small_odenet: Path
+) -> None:
+    made = provenance.read(small_odenet / "fig3" / "smoke.csv")[rows[0].run]
+    solvers = made["settings"]["solvers"]
+    assert solvers["dopri5"]["adjoint_norm"] == "per_tensor"
+    assert solvers["vode_adams"]["adjoint_norm"] == "rms"
+
+
 def test_nets_of_other_seeds_are_found_in_their_run_folders_if_trained_alike(
     small_odenet: Path,
 ) -> None:
-    nets = trained.odenets("table1", "odenet", [small_odenet], small_odenet / "none")
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0, 1), out=small_odenet,
+                  runs=small_odenet / "none")  # fmt: skip
+    nets = trained.odenets(ctx, None)
     assert [net.seed for net in nets] == [0]
     assert nets[0].curve("nfe_forward")[0] == (50, 14.0)

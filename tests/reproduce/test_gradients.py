@@ -1,11 +1,13 @@
 """Gradients: errors fall with the tolerance, and rows carry what claims are judged by."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from reproduce import trained
+from reproduce import peers, trained
 from reproduce.context import Context
 from reproduce.experiments import gradients
 
@@ -36,21 +38,67 @@ def test_claims_are_judged_by_the_larger_error_at_the_tightest_tolerance() -> No
     assert 0.9 < rows["adjoint"]["error_slope"] < 1.0
 
 
-def test_the_trained_network_is_measured_on_real_images(
-    small_odenet: Path, mnist_root: str
-) -> None:
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,),
-                  out=small_odenet, data_root=mnist_root)  # fmt: skip
-    rows, which = gradients._net_rows(ctx, [1e-2, 1e-4], batch=3)
-    assert which == "paper-odenet: none, seed 0"
+@pytest.fixture
+def ctx(small_odenet: Path, mnist_root: str) -> Context:
+    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
+                   runs=small_odenet / "runs", data_root=mnist_root)  # fmt: skip
+
+
+def test_the_trained_network_is_measured_on_real_images(ctx: Context) -> None:
+    rows = gradients._net_rows(ctx, trained.odenet(ctx, None), [1e-2, 1e-4, 1e-6])
     for method in gradients.METHODS:
         assert rows[f"odenet_{method}"]["z0_1e-4"] < 0.2
     assert rows["odenet_direct"]["theta_1e-4"] == pytest.approx(
         rows["odenet_checkpoint"]["theta_1e-4"]
     )
-    batch = rows["batch"]
-    assert (batch["nfe_shared"] - 2) % 6 == 0
-    assert batch["nfe_alone_most"] >= batch["nfe_alone_mean"] >= 8
+
+
+def test_the_reference_of_the_network_is_converged_and_says_how_far(ctx: Context) -> None:
+    rows = gradients._net_rows(ctx, trained.odenet(ctx, None), [1e-2, 1e-6])
+    for quantity in ("z0", "theta"):
+        doubt = rows["odenet_reference"][quantity]
+        # The order of a solver is that of its smooth parts: kinks leave the square root of it.
+        assert 0 < doubt < 1e-2
+        assert rows["odenet_direct"][f"{quantity}_1e-2"] > doubt
+
+
+def test_slopes_leave_out_what_the_reference_cannot_tell() -> None:
+    tolerances = [10.0**-k for k in range(1, 8)]
+    values = {f"z0_1e-{k}": max(10.0**-k, 1e-4) for k in range(1, 8)}
+    assert gradients._slopes(values, tolerances)["z0_slope"] < 0.8
+    found = gradients._slopes(values, tolerances, {"z0": 1e-4})
+    assert found["z0_slope"] == pytest.approx(1)
+    assert gradients._slopes(values, tolerances, {"z0": 1e-2}) == {}
+
+
+def test_images_one_by_one_take_no_more_evaluations_than_together(ctx: Context) -> None:
+    rows, skipped = gradients._batch_rows(ctx, trained.odenet(ctx, None), 3, [1e-3])
+    together, alone = rows["batch_shared"], rows["batch_alone"]
+    assert (together["nfe_1e-3"] - 2) % 6 == 0
+    assert 8 <= alone["nfe_1e-3"] <= together["nfe_1e-3"] + 6
+    assert together["time_1e-3"] == 1
+    assert alone["time_1e-3"] > 1
+    if not skipped:
+        assert rows["batch_torchode"]["nfe_1e-3"] >= 8
+
+
+def test_a_peer_that_is_not_there_is_a_skipped_row(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchode", None)
+    rows = gradients.run(ctx)
+    row = next(r for r in rows if r.row == "batch_torchode")
+    assert row.status == "skipped"
+    assert "pip install torchode" in row.hint
+    assert "batch_torchode" not in gradients.table(rows).index
+    assert gradients.plot(rows).axes
+
+
+def test_torchode_steps_every_sample_by_itself() -> None:
+    pytest.importorskip("torchode")
+    rates = torch.tensor([1.0, 50.0]).view(2, 1)
+    steps = peers.torchode_steps(lambda t, y: -rates * y, torch.ones(2, 1), 1e-4)
+    assert steps[1] > 2 * steps[0]
 
 
 def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
@@ -58,7 +106,7 @@ def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
     assert path.name == "paper-odenet.safetensors"
     _, field, _, facts = trained.parts(path)
     assert facts["seed"] == 0
-    assert all(math.isfinite(float(p.sum())) for p in field.parameters())
+    assert all(math.isfinite(float(p.detach().sum())) for p in field.parameters())
 
 
 def test_a_net_of_another_training_carries_no_verdict(small_odenet: Path) -> None:
@@ -74,3 +122,16 @@ def test_a_net_of_another_training_carries_no_verdict(small_odenet: Path) -> Non
 def test_weights_that_are_not_there_are_told_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m reproduce table1"):
         trained.find("table1", "unheard_of", [tmp_path])
+
+
+def test_without_weights_a_net_is_trained_first_and_its_rows_are_kept(
+    tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(trained, "SHIPPED", tmp_path / "nothing")
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path,
+                  runs=tmp_path / "runs", data_root=mnist_root)  # fmt: skip
+    net = trained.odenet(ctx, "smoke")
+    assert "Doing so now, with profile smoke" in capsys.readouterr().out
+    assert (net.seed, net.budget[:8]) == (0, "0.00027 ")
+    assert (tmp_path / "table1" / "smoke.csv").exists()
+    assert trained.odenet(ctx, "smoke").text == net.text

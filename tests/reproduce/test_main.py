@@ -123,8 +123,25 @@ def test_the_same_command_again_trains_nothing_and_keeps_the_rows(
     before = (smoke / "table1" / "smoke.csv").read_bytes()
     arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(smoke)]
     assert main([*arguments, "--data-root", mnist_root]) == 0
-    assert capsys.readouterr().out.count("not trained again") == len(table1.ROWS)
+    assert f"5 of {len(table1.ROWS)} runs have their rows" in capsys.readouterr().out
     assert (smoke / "table1" / "smoke.csv").read_bytes() == before
+
+
+def test_runs_that_are_finished_come_back_as_rows_where_those_were_lost(
+    smoke: Path,
+    mnist_root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("REPRODUCE_RUNS", str(smoke / "runs"))
+    arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*arguments, "--data-root", mnist_root]) == 0
+    assert capsys.readouterr().out.count("not trained again") == len(table1.ROWS)
+    lost, again = (records.read(out / "table1" / "smoke.csv") for out in (smoke, tmp_path))
+    assert [(r.run, r.metric, r.value) for r in lost] == [
+        (r.run, r.metric, r.value) for r in again
+    ]
 
 
 def test_the_report_is_redrawn_from_the_rows_alone(

@@ -10,6 +10,7 @@ import torch
 from datamodules import MNIST
 from reproduce import evidence, provenance, records, trained, weights
 from reproduce.__main__ import names
+from reproduce.experiments import table1
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILES = sorted(RESULTS.glob("*/*.csv"))
@@ -29,6 +30,11 @@ def test_every_row_has_its_provenance_its_protocol_and_a_figure(path: Path) -> N
     assert not any(entry["dirty"] for entry in made.values())
     for suffix in (".png", ".svg"):
         assert path.with_suffix(suffix).stat().st_size > 1000
+
+
+def test_every_row_of_table_1_ships_the_weights_that_other_experiments_start_from() -> None:
+    of_table1 = {path.stem for path in WEIGHTS if path.parents[1].name == "table1"}
+    assert of_table1 == {f"short-{row}" for row in table1.ROWS}
 
 
 def test_every_folder_belongs_to_an_experiment() -> None:

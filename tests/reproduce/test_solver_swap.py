@@ -66,4 +66,6 @@ def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
     assert ("dopri5", "1e-3") in table.index
     assert ("rk4", "steps_4") in table.index
     assert {"test_error", "nfe", "changed"} <= set(table.columns)
-    assert len(solver_swap.plot(rows).axes[0].lines) == 2
+    left, right = solver_swap.plot(rows).axes
+    assert [len(panel.containers) for panel in (left, right)] == [1, 1]  # one method each
+    assert left.get_xlim()[0] > left.get_xlim()[1]  # tighter to the right

@@ -1,6 +1,7 @@
 """Intervals over seeds: closed forms, symmetry, and the least number of seeds."""
 
 import math
+import random
 
 import pytest
 
@@ -124,3 +125,24 @@ def test_a_line_has_its_slope_and_intercept() -> None:
     slope, intercept, r_squared = statistics.line([0, 1, 2, 3], [1, 3, 5, 7])
     assert (slope, intercept, r_squared) == pytest.approx((2, 1, 1))
     assert statistics.line([0, 1, 2, 3], [1, -1, 1, -1])[2] < 0.5
+
+
+@pytest.mark.parametrize("offset", [0.0, 6.0])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_growth_is_found_beside_a_constant_part(offset: float, power: float) -> None:
+    xs = [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]
+    found = statistics.growth(xs, [offset + 0.38 * x**power for x in xs])
+    assert found.value == pytest.approx(power, abs=1e-3)
+    assert found.high - found.low < 1e-2
+
+
+def test_what_hardly_changes_does_not_grow() -> None:
+    assert statistics.growth([1, 2, 4, 8, 16], [5.0, 5.0, 5.01, 5.0, 5.0]).value == 0
+
+
+def test_noise_widens_the_interval_of_growth_around_the_truth() -> None:
+    rng = random.Random(0)
+    xs = [float(2**k) for k in range(3, 10)]
+    found = statistics.growth(xs, [(2 + 3 * x) * rng.gauss(1, 0.03) for x in xs])
+    assert found.low < 1 < found.high
+    assert 0.01 < found.high - found.low < 0.5

@@ -136,7 +136,7 @@ def test_lsoda_refuses_states_whose_square_it_would_allocate() -> None:
         odeint(Linear(), torch.ones(2000), torch.tensor([0.0, 1.0]), scipy("lsoda"))
 
 
-def test_a_large_state_needs_memory_in_proportion() -> None:
+def test_a_state_is_solved_whose_square_no_memory_holds() -> None:
     y0 = torch.ones(200_000)
     solved = odeint(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), scipy(tolerance=1e-4))
     assert float(solved.ys[-1].mean()) == pytest.approx(math.exp(-1), abs=1e-3)
@@ -149,6 +149,16 @@ def test_a_step_limit_ends_the_solve_and_names_itself(method: str) -> None:
                scipy(method, max_steps=5))  # fmt: skip
     assert 0 <= caught.value.time < 1
     assert caught.value.steps >= 5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_step_limit_holds_for_the_whole_solve_not_for_each_output_time(method: str) -> None:
+    times = torch.linspace(0.0, 10.0, 21, dtype=torch.float64)
+    problem = PROBLEMS[1]
+    needed = odeint(problem.field, problem.y0, times, scipy(method, tolerance=1e-8)).stats.steps
+    with pytest.raises(SolverFailed, match="Raise max_steps"):
+        odeint(problem.field, problem.y0, times,
+               scipy(method, tolerance=1e-8, max_steps=needed // 2))  # fmt: skip
 
 
 def test_more_than_scipys_default_of_500_steps_are_taken() -> None:

@@ -1,0 +1,163 @@
+"""Back through the accepted steps of an explicit Runge-Kutta method, by hand.
+
+With λ = dL/dy⁺ and g_i = (∂f/∂Y_i)ᵀ κ_i for a step
+
+    Y_i = y + h Σ_j a_ij k_j,    k_i = f(t + c_i h, Y_i),    y⁺ = y + h Σ_i b_i k_i
+
+the cotangent of a slope is κ_i = h (b_i λ + Σ_{j>i} a_ji g_j), and dL/dy = λ + Σ_i g_i. Step sizes
+are constants. Where the g_i come from, from a replay or from a tape, is up to a `Pullbacks`.
+
+Source: Hairer, Lubich, Wanner, "Geometric Numerical Integration", VI.9.3, for the adjoint of a
+Runge-Kutta step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers.integration import Accepted
+from lightning_modules.solvers.stepping import number
+from lightning_modules.solvers.tableaus import ButcherTableau, Row
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An accepted step without its states.
+
+    Args:
+        t: Time at its start.
+        dt: Its size.
+        ends: How many output times are its end: 0 or 1.
+        weights: Weights of the slopes for each output time that was interpolated in it.
+    """
+
+    t: float
+    dt: float
+    ends: int
+    weights: tuple[Row, ...]
+
+    @staticmethod
+    def of(step: Accepted, tableau: ButcherTableau) -> "Taken":
+        """Keep of a step what its backward pass needs."""
+        inside = [number(x) for x in step.fractions if x is not None]
+        weights = tuple(tableau.weights_at(x) for x in inside)
+        return Taken(number(step.t), number(step.dt), len(step.fractions) - len(inside), weights)
+
+    @property
+    def outputs(self) -> int:
+        """The number of output times in it."""
+        return self.ends + len(self.weights)
+
+
+class Pullbacks(Protocol):
+    """The vector-Jacobian products of the stages, step after step from the last to the first."""
+
+    def begin(self, n: int, step: Taken, count: int) -> None:
+        """Get ready for the first ``count`` stages of step ``n``."""
+        ...
+
+    def pull(self, i: int, kappa: Tensor) -> Tensor | None:
+        """Return g_i, shaped like the state, for the cotangent of slope i, ``(numbers,)``.
+
+        Called from the last stage to the first; what reaches the parameters is added up elsewhere.
+        None where the slope does not depend on the state.
+        """
+        ...
+
+
+def _shares_of_last_slope(step: Taken, grads: Tensor) -> list[tuple[float, Tensor]]:
+    """Return what the interpolated outputs of a step pass to the slope at its end.
+
+    That slope is the first of the next step, where it is evaluated again. The gradient of an
+    output at the end itself comes last in ``grads`` and has no such share.
+    """
+    inside = grads[: len(step.weights)]
+    return [(step.dt * w[-1], grad) for w, grad in zip(step.weights, inside, strict=True)]
+
+
+class Sweep:
+    """One backward pass over the accepted steps.
+
+    Row i of ``_g`` is g_i, and the last row is the cotangent of the state at the end of a step:
+    for a method whose last stage is evaluated there (FSAL) that is the input of this stage, whose
+    own g is added to what the row holds already.
+
+    Args:
+        pullbacks: Gives g_i.
+        tableau: The method.
+        y0: Gives shape, dtype and device of the state.
+    """
+
+    def __init__(self, pullbacks: Pullbacks, tableau: ButcherTableau, y0: Tensor) -> None:
+        self._pullbacks, self._tableau, self._shape = pullbacks, tableau, y0.shape
+        rows = tableau.inputs
+        self._g = y0.new_zeros(len(rows), y0.numel())
+        self._below = [self._g[i + 1 :].t() for i in range(len(rows))]
+        self._weights = [
+            torch.tensor([row[i] for row in rows[i + 1 :]], dtype=y0.dtype, device=y0.device)
+            for i in range(len(rows))
+        ]
+        self._kappa = y0.new_empty(y0.numel())
+
+    def run(self, steps: Sequence[Taken], grad_ys: Tensor) -> Tensor:
+        """Go back through all steps.
+
+        Args:
+            steps: The accepted steps in the order they were taken.
+            grad_ys: Gradient of the loss by the states at the output times, ``(time, numbers)``.
+
+        Returns:
+            Its gradient by the initial state, ``(numbers,)``.
+        """
+        grad_ys0, *after = grad_ys.split([1, *(step.outputs for step in steps)])
+        for n in range(len(steps) - 1, -1, -1):
+            inherited = _shares_of_last_slope(steps[n - 1], after[n - 1]) if n else []
+            self._back(n, steps[n], after[n], inherited, last=n == len(steps) - 1)
+        return self._g[-1] + grad_ys0[0]
+
+    def _back(
+        self,
+        n: int,
+        step: Taken,
+        grads: Tensor,
+        inherited: list[tuple[float, Tensor]],
+        *,
+        last: bool,
+    ) -> None:
+        tableau, g = self._tableau, self._g
+        inside, ends = grads[: len(step.weights)], grads[len(step.weights) :]
+        for grad in ends:
+            g[-1].add_(grad)
+        count = tableau.stages - (tableau.fsal and not (last and step.weights))
+        self._pullbacks.begin(n, step, count)
+        for i in range(count - 1, -1, -1):
+            shares = [(step.dt * w[i], grad) for w, grad in zip(step.weights, inside, strict=True)]
+            kappa = self._cotangent(i, step.dt, shares + (inherited if i == 0 else []))
+            self._keep(i, self._pullbacks.pull(i, kappa))
+        before = g.sum(dim=0)
+        for grad in inside:
+            before.add_(grad)
+        g[-1].copy_(before)
+
+    def _cotangent(self, i: int, dt: float, shares: list[tuple[float, Tensor]]) -> Tensor:
+        kappa = self._kappa
+        if len(self._weights[i]):
+            torch.addmv(kappa, self._below[i], self._weights[i], beta=0, alpha=dt, out=kappa)
+        else:
+            kappa.zero_()
+        for weight, grad in shares:
+            kappa.add_(grad, alpha=weight)
+        return kappa
+
+    def _keep(self, i: int, pulled: Tensor | None) -> None:
+        """Put g_i into its row."""
+        row = self._g[i]
+        if i == len(self._g) - 1:
+            row.add_(0.0 if pulled is None else pulled.reshape(-1))
+        elif pulled is None:
+            row.zero_()
+        else:
+            row.view(self._shape).copy_(pulled)

@@ -1,0 +1,164 @@
+"""Factored fields: solution and gradient are those of the same field called as any other."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.solvers import FactoredField, SolverSettings, collect_stats, odeint
+
+
+class Waves(nn.Module):
+    """dy/dt = tanh(a(t) y + b(t)) with a and b from a layer over t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 6)
+        self.asked: list[int] = []
+
+    def coefficients(self, times: Tensor) -> tuple[Tensor, ...]:
+        self.asked.append(len(times))
+        return torch.sin(self.layer(times[:, None])).split(3, dim=-1)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        a, b = (part[0] for part in self.coefficients(t.view(1)))
+        return torch.tanh(a * y + b)
+
+    def slope(self, c: tuple[Tensor, ...], y: Tensor, out: Tensor) -> Tensor:
+        a, b = c
+        return torch.tanh(a * y + b, out=out).clone()
+
+    def pull(
+        self, c: tuple[Tensor, ...], y: Tensor, note: Tensor, kappa: Tensor
+    ) -> tuple[Tensor, ...]:
+        g = kappa * (1 - note**2)
+        return g * c[0], (g * y).sum(0), g.sum(0)
+
+
+class Opaque(nn.Module):
+    """Hides what a field knows of itself."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.field(t, y)
+
+
+def _field() -> Waves:
+    torch.manual_seed(0)
+    return Waves().double()
+
+
+def _start() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, 3, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def _gradients(field: nn.Module, times: list[float], **given: Any) -> tuple[Tensor, list[Tensor]]:
+    y0 = _start()
+    settings = SolverSettings(**{"backend": "native", "rtol": 1e-6, "atol": 1e-6, **given})
+    ys = odeint(field, y0, torch.tensor(times, dtype=torch.float64), settings).ys
+    weights = torch.randn(ys.shape, dtype=ys.dtype, generator=torch.Generator().manual_seed(2))
+    gradients = torch.autograd.grad((ys * weights).sum(), (y0, *field.parameters()))
+    return ys.detach(), list(gradients)
+
+
+def test_the_protocol_knows_its_fields() -> None:
+    assert isinstance(_field(), FactoredField)
+    assert not isinstance(Opaque(_field()), FactoredField)
+
+
+@pytest.mark.parametrize("times", [[0.0, 2.0], [1.0, 0.3, 0.1, -1.0], [0.0, 0.5, 0.51, 3.0]])
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3", "dopri8", "rk4", "euler", "heun"])
+def test_solution_and_gradient_are_those_of_the_same_field_hidden(
+    method: str, times: list[float]
+) -> None:
+    fixed = {"step_size": 0.2} if method in ("rk4", "euler", "heun") else {}
+    ys, found = _gradients(_field(), times, method=method, **fixed)
+    expected_ys, expected = _gradients(Opaque(_field()), times, method=method, **fixed)
+    torch.testing.assert_close(ys, expected_ys, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_evaluations_are_counted_alike_and_coefficients_asked_once_a_step() -> None:
+    field, counted = _field(), []
+    for one in (field, Opaque(_field())):
+        with collect_stats() as solves:
+            _gradients(one, [0.0, 2.0])
+        counted.append((solves[0].nfe_forward, solves[0].steps, solves[0].nfe_backward))
+    assert counted[0] == counted[1]
+    evaluations, steps, _ = counted[0]
+    # The first slope and the probe of the first step size; every step; the whole of backward.
+    assert field.asked[:2] == [1, 1]
+    assert field.asked[2 : 2 + steps] == [6] * steps
+    assert len(field.asked) == 3 + steps
+    assert field.asked[-1] <= evaluations
+
+
+def test_evaluation_without_gradients_gives_the_same_solution() -> None:
+    settings, times = SolverSettings(backend="native"), torch.tensor([0.0, 1.0])
+    field = _field()
+    graph = odeint(field, _start(), times, settings).ys
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            found = odeint(field, _start(), times, settings).ys
+        assert torch.equal(found, graph)
+        assert not found.requires_grad
+
+
+def test_frozen_parameters_get_nothing_and_the_state_its_gradient() -> None:
+    field, y0 = _field().requires_grad_(False), _start()
+    odeint(
+        field, y0, torch.tensor([0.0, 1.0]), SolverSettings(backend="native")
+    ).ys.sum().backward()
+    assert y0.grad is not None
+    assert all(p.grad is None for p in field.parameters())
+
+
+def test_output_times_that_want_a_gradient_get_it() -> None:
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    field, y0 = _field(), _start()
+    ys = odeint(field, y0, times, SolverSettings(backend="native", rtol=1e-9, atol=1e-9)).ys
+    ys[-1].sum().backward()
+    assert times.grad is not None
+    assert float(times.grad[1]) == pytest.approx(float(field(times[1], ys[-1]).sum()), rel=1e-5)
+
+
+def test_weights_changed_before_backward_are_noticed() -> None:
+    field, y0 = _field(), _start()
+    ys = odeint(field, y0, torch.tensor([0.0, 1.0]), SolverSettings(backend="native")).ys
+    with torch.no_grad():
+        field.layer.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        ys.sum().backward()
+
+
+def test_two_forwards_before_one_backward() -> None:
+    field, times, settings = _field(), torch.tensor([0.0, 1.0]), SolverSettings(backend="native")
+    first, second = (odeint(field, _start() * k, times, settings).ys for k in (1.0, 2.0))
+    (first.sum() + second.sum()).backward()
+    both = field.layer.weight.grad
+    assert both is not None
+    apart = torch.zeros_like(both)
+    for k in (1.0, 2.0):
+        ys = odeint(field, _start() * k, times, settings).ys
+        apart += torch.autograd.grad(ys.sum(), field.layer.weight)[0]
+    torch.testing.assert_close(both, apart)
+
+
+def test_a_norm_of_the_callers_rules_the_steps() -> None:
+    settings, times = SolverSettings(backend="native"), torch.tensor([0.0, 1.0])
+    steps = [
+        odeint(_field(), _start(), times, settings, norm).stats.steps
+        for norm in (None, lambda error: 1e4 * error.abs().max())
+    ]
+    assert steps[1] > steps[0]
+    with pytest.raises(ValueError, match="norm= was given to backend 'native' with a tuple"):
+        odeint(lambda t, y: y, (_start(),), times, settings, norm=lambda e: e.max())
+    adjoint = SolverSettings(backend="scipy", method="vode_adams", gradient="adjoint",
+                             adjoint_norm="rms")  # fmt: skip
+    with pytest.raises(ValueError, match="norm= was given to backend 'scipy'"):
+        odeint(lambda t, y: y, _start(), times, adjoint, norm=lambda e: e.max())
