@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from reproduce.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from reproduce.context import Context
     from reproduce.records import Record
 
@@ -166,10 +168,22 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{re.sub('[^A-Za-z0-9.=]+', '_', ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
-    plotting.save(module.plot(rows), figure)
+    for part, drawn in _figures(module, rows, path.parent).items():
+        plotting.save(drawn, figure.with_name(f"{figure.name}-{part}" if part else figure.name))
+    frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
+    if frames is not None:
+        plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
     _print_comparison(name, rows)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
     return int(any(row.status not in ("ok", "skipped") for row in rows))
+
+
+def _figures(module: ModuleType, rows: "list[Record]", folder: Path) -> "dict[str, Figure]":
+    """Draw the one figure of an experiment, or those that also need what lies beside the rows."""
+    if hasattr(module, "figures"):
+        figures: dict[str, Figure] = module.figures(rows, folder)
+        return figures
+    return {"": module.plot(rows)}
 
 
 def _stored(path: Path, overrides: str) -> "list[Record]":

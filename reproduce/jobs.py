@@ -83,6 +83,7 @@ class Result:
 
     Args:
         job: The job.
+        folder: Its run folder.
         status: ``ok`` or how it failed.
         hint: What to change, or what happened, after a failure.
         found: Whether an earlier call had finished it.
@@ -94,6 +95,7 @@ class Result:
     """
 
     job: Job
+    folder: Path
     status: Status
     hint: str = ""
     found: bool = False
@@ -134,7 +136,7 @@ def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce
         summary = _summary(folder)
         if summary.get("status") == "ok":
             made = _read_json(folder / "provenance.json") or _describe(job, summary, command)
-            return Result(job, found=True, made=made, **summary)
+            return Result(job, folder, found=True, made=made, **summary)
         for stale in ("summary.json", "progress.json"):
             (folder / stale).unlink(missing_ok=True)
         result = _result(job, folder, _train(job, folder, watch))
@@ -256,15 +258,15 @@ def _child(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
 def _result(job: Job, folder: Path, code: int) -> Result:
     summary = _summary(folder)
     if summary and (code == 0 or summary["status"] != "ok"):
-        return Result(job, **summary)
+        return Result(job, folder, **summary)
     lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "no output"
     if code == BAD_COMMAND_LINE:
         raise BadSettings(f"{job.experiment}, row {job.row}: {_refusal(lines)}")
     if code <= 0:  # on SIGTERM, Lightning ends without an exit status
         how = f"ended by signal {-code}" if code else "ended early"
-        return Result(job, "killed", f"{how}; the next call resumes it")
-    return Result(job, "error", last)
+        return Result(job, folder, "killed", f"{how}; the next call resumes it")
+    return Result(job, folder, "error", last)
 
 
 def _refusal(lines: Sequence[str]) -> str:

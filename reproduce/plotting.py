@@ -6,7 +6,7 @@ whatever backend the user's own session has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -42,6 +42,10 @@ NAMES = {
     "euler": "Euler",
     "midpoint": "midpoint",
     "rk4": "RK4",
+    "cnf": "continuous flow",
+    "nf": "planar flow",
+    "nf_adam": "planar, same optimiser",
+    "nf_deep": "planar, same parameters",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -81,6 +85,10 @@ LOOKS = {
     "euler": ("blue", "$\\mathrm{E}$"),
     "midpoint": ("orange", "$\\mathrm{M}$"),
     "rk4": ("vermillion", "$\\mathrm{R}$"),
+    "cnf": ("blue", "o"),
+    "nf": ("orange", "s"),
+    "nf_adam": ("vermillion", "^"),
+    "nf_deep": ("purple", "D"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.
@@ -193,6 +201,40 @@ def save(fig: Figure, path_without_suffix: Path) -> tuple[Path, Path]:
     png = _save(fig, base.with_name(f"{base.name}.png"), {"Software": None})
     svg = _save(fig, base.with_name(f"{base.name}.svg"), {"Date": None, "Creator": None})
     return png, svg
+
+
+def save_movie(frames: Sequence[Any], path: Path, seconds: float = 5.0) -> Path:
+    """Write images as a GIF that runs for ever; equal frames give equal files.
+
+    Args:
+        frames: Arrays ``(rows, columns)``, the first row at the bottom; each is scaled to its own
+            maximum.
+        path: The file.
+        seconds: How long it runs before it begins again, the last frame held for one more.
+    """
+    import numpy as np
+    from matplotlib import colormaps
+    from PIL import Image
+
+    colours = (255 * np.asarray(colormaps["magma_r"](range(256)))[:, :3]).astype(np.uint8)
+    images = []
+    for frame in map(np.asarray, frames):
+        levels = (255 * np.flipud(frame) / max(float(frame.max()), 1e-30)).astype(np.uint8)
+        image = Image.fromarray(levels.repeat(3, axis=0).repeat(3, axis=1), mode="P")
+        image.putpalette(colours.ravel().tolist())
+        images.append(image)
+    each = round(1000 * seconds / len(images))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.replacing(path) as scratch:
+        images[0].save(
+            scratch,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=[each] * (len(images) - 1) + [1000],
+            loop=0,
+        )
+    return path
 
 
 def _save(fig: Figure, path: Path, metadata: dict[str, None]) -> Path:

@@ -38,6 +38,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "reproduce.children": (),
     "reproduce.digits": ("datamodules",),
+    "reproduce.maps": ("lightning_modules", "reproduce.ensembles"),
+    "reproduce.ensembles": (
+        "lightning_modules",
+        "reproduce.context",
+        "reproduce.jobs",
+        "reproduce.records",
+        "reproduce.weights",
+    ),
+    "reproduce.trained_flows": (
+        "lightning_modules",
+        "reproduce.context",
+        "reproduce.ensembles",
+        "reproduce.records",
+    ),
     "reproduce.peers": (),
     "reproduce.point": (
         "lightning_modules",
@@ -85,7 +99,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.experiments": (
         "reproduce.children",
         "reproduce.digits",
+        "reproduce.ensembles",
+        "reproduce.maps",
         "reproduce.peers",
+        "reproduce.trained_flows",
         "reproduce.classification",
         "reproduce.progress",
         "reproduce.sensitivities",

@@ -20,6 +20,7 @@ Deviations: none, the paper measured neither. Stem and head are left out: they a
 all rows and would only add a constant. Inputs are noise and weights as drawn.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
@@ -162,7 +163,7 @@ def _fits(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
     values = {f"{name}_{x}": by_size[x][name] for x in xs for name in UNITS}
     of_memory, of_time = statistics.growth(xs, memory), statistics.growth(xs, units)
     slope, _, r_squared = statistics.line(xs, memory)
-    return values | {
+    fits = {
         "memory_exponent": of_memory.value,
         "memory_exponent_low": of_memory.low,
         "memory_exponent_high": of_memory.high,
@@ -174,6 +175,8 @@ def _fits(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
         "time_exponent_low": of_time.low,
         "time_exponent_high": of_time.high,
     }
+    # A straight line explains nothing of a memory that never changes.
+    return values | {name: value for name, value in fits.items() if not math.isnan(value)}
 
 
 def _unit(metric: str) -> str:

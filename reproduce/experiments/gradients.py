@@ -105,13 +105,30 @@ def run(ctx: Context) -> list[Record]:
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
-    """One line per row: slopes, and errors at the tightest tolerance."""
-    from reproduce.records import to_frame
+    """One line per row: error at the tightest tolerance, slope with its interval, evaluations."""
+    import pandas as pd
 
-    last = max(int(r.metric.rpartition("e-")[2]) for r in records if r.metric.startswith("z0_1e-"))
-    records = [r for r in records if r.status == "ok" and r.row not in BATCHES]
-    kept = [r for r in records if "1e-" not in r.metric or r.metric.endswith(f"_1e-{last}")]
-    return to_frame(kept).pivot_table(index="row", columns="metric", values="value")
+    values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
+    lines: dict[str, dict[str, str]] = {}
+    for row in dict.fromkeys(r.row for r in records):
+        ks = sorted(_by_tolerance(records, row, "z0"))
+        if row in BATCHES or not ks:
+            continue
+        line = {
+            "tolerance": f"1e-{ks[-1]}",
+            "evaluations": f"{values[row, f'nfe_1e-{ks[-1]}']:.0f}",
+        }
+        for quantity in (*QUANTITIES, "several"):
+            error = values.get((row, f"{quantity}_1e-{ks[-1]}"))
+            if error is not None:
+                line[quantity] = f"{error:.0e}"
+            slope, low, high = (
+                values.get((row, f"{quantity}_slope{end}")) for end in ("", "_low", "_high")
+            )
+            if slope is not None:
+                line[f"{quantity}, slope"] = f"{slope:.2f} ({low:.2f} to {high:.2f})"
+        lines[row] = line
+    return pd.DataFrame.from_dict(lines, orient="index").fillna("")
 
 
 def plot(records: list[Record]) -> "Figure":

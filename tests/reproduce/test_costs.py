@@ -68,7 +68,8 @@ def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Record]:
     def law(body: str, size: int, **_: Any) -> dict[str, float]:
         if body == "equal_depth":
             return {"time_ratio": 1.5, "time_ratio_low": 1.4, "time_ratio_high": 1.6}
-        return {"memory": 7.0 + 2.0 * size, "units": 3.0 * size, "units_low": 2.9 * size,
+        memory = 5.0 if body == "adjoint" else 7.0 + 2.0 * size
+        return {"memory": memory, "units": 3.0 * size, "units_low": 2.9 * size,
                 "units_high": 3.1 * size, "seconds": 0.1 * size, "resident": 1.0, "state": 0.5,
                 "nfe_forward": size, "nfe_backward": 0}  # fmt: skip
 
@@ -86,6 +87,9 @@ def test_rows_have_points_fits_and_units(records: list[Record]) -> None:
     assert rows["direct", "memory_r_squared"].value == pytest.approx(1)
     assert rows["direct", "memory_max_over_min"].value == pytest.approx(1031 / 23)
     assert rows["equal_depth", "time_ratio_low"].value == 1.4
+    assert rows["adjoint", "memory_exponent"].value == 0
+    assert rows["adjoint", "memory_max_over_min"].value == 1
+    assert ("adjoint", "memory_r_squared") not in rows
     assert rows["direct", "nfe_forward_16"].unit == "evaluations"
 
 

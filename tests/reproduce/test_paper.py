@@ -159,3 +159,10 @@ def test_the_tolerances_of_section_6_are_those_of_our_configurations() -> None:
         )
         solver = config["model"]["init_args"]["solver"]
         assert solver["rtol"] == solver["atol"] == published
+    published = paper.number("tolerances", "density", "tolerance").value
+    for name in ("fig4_cnf", "fig5_cnf", "ffjord"):
+        config = yaml.safe_load(
+            (resources.files("reproduce") / f"configs/{name}.yaml").read_text()
+        )
+        solver = config["model"]["init_args"]["solver"]
+        assert solver["rtol"] == solver["atol"] == published

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,25 +12,32 @@ import yaml
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from datamodules import MNIST
-from lightning_modules import ImageClassifier
+import datamodules
+import lightning_modules
 
 
 def update(config: Path, root: str, **distributed: Any) -> Tensor:
-    """Return what an update on a batch of eight images in all changes in the weights, (numbers,).
+    """Return what an update on a batch of eight in all changes in the weights, (numbers,).
 
     Equations are solved to 1e-5: at the tolerance of the configurations, the steps that half a
-    batch takes would change the gradient by more than a tenth.
+    batch takes would change the gradient by more than a tenth. Traces are exact: every rank would
+    draw its own noise to estimate them.
     """
     settings = yaml.safe_load(config.read_text())
-    settings["model"]["init_args"]["solver"] |= {"rtol": 1e-5, "atol": 1e-5}
+    given, data_given = (settings[part]["init_args"] for part in ("model", "data"))
+    given["solver"] |= {"rtol": 1e-5, "atol": 1e-5}
+    data_given |= {"batch_size": 8}
+    data_given |= {"root": root, "seed": 0} if "root" in data_given else {"steps": 1}
+    if "trace" in given:
+        given["trace"] = "exact"
     pl.seed_everything(0, verbose=False)
-    model = ImageClassifier(**settings["model"]["init_args"])
-    data = MNIST(**{**settings["data"]["init_args"], "root": root, "batch_size": 8, "seed": 0})
+    model = _class(lightning_modules, settings["model"])(**given)
+    data = _class(datamodules, settings["data"])(**data_given)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
         limit_train_batches=1,
+        limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -39,6 +47,10 @@ def update(config: Path, root: str, **distributed: Any) -> Tensor:
     before = parameters_to_vector(model.net.parameters()).detach().clone()
     trainer.fit(model, datamodule=data)
     return parameters_to_vector(model.net.parameters()).detach() - before
+
+
+def _class(package: ModuleType, part: dict[str, Any]) -> Any:
+    return getattr(package, part["class_path"].rpartition(".")[2])
 
 
 if __name__ == "__main__":

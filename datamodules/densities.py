@@ -1,0 +1,274 @@
+"""Points for density models, drawn as they are needed from the seed and the step alone."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+BLOCK = 64  # training batches that are drawn at once: seeding a generator takes a while
+SHAPES = ("moons", "circles")
+NODES = 400  # of the quadrature over a curve
+
+
+class _Drawn(pl.LightningDataModule):
+    """Fresh points for every step, and fixed ones to validate and to test with.
+
+    Args:
+        batch_size: Points of each member a step over all devices, which get equal shares.
+        steps: Steps an epoch; nothing else ends one, since no point comes twice.
+        test_points: Points of each member that test.
+        test_batch_size: Points of each member a test step.
+        member_seeds: Seeds of the members' points; None is one member with the seed of
+            ``seed_everything``, else 0.
+
+    Raises:
+        ValueError: If any of the sizes is below 1.
+    """
+
+    dim = 2
+
+    def __init__(
+        self,
+        batch_size: int = 512,
+        steps: int = 1000,
+        test_points: int = 10_000,
+        test_batch_size: int = 5_000,
+        member_seeds: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"batch_size": batch_size, "steps": steps, "test_points": test_points}
+        for name, size in {**sizes, "test_batch_size": test_batch_size}.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}; give at least 1.")
+        self.batch_size, self.steps = batch_size, steps
+        self.test_points, self.test_batch_size = test_points, test_batch_size
+        self.member_seeds = member_seeds
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw points ``(*shape, dim)``."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> "DrawnLoader":
+        """Return this rank's share of fresh batches, each a tuple ``((members, points, dim),)``.
+
+        Raises:
+            ValueError: If the devices cannot share a batch equally.
+        """
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if self.batch_size % ranks:
+            raise ValueError(
+                f"A batch of {self.batch_size} points cannot be shared equally by {ranks} "
+                f"devices. Set --data.batch_size to a multiple of {ranks}."
+            )
+        share = self.batch_size // ranks
+        return DrawnLoader(self, self._seeds(), slice(rank * share, (rank + 1) * share))
+
+    def val_dataloader(self) -> "FixedLoader":
+        """Return fixed points that neither train nor test."""
+        return FixedLoader(self.fixed("val"), self.test_batch_size)
+
+    def test_dataloader(self) -> "FixedLoader":
+        """Return the test points."""
+        return FixedLoader(self.fixed("test"), self.test_batch_size)
+
+    def fixed(self, purpose: str) -> Tensor:
+        """Return the points of a purpose, ``(members, test_points, dim)``."""
+        shape = (self.test_points,)
+        return torch.stack([self.draw(shape, _generator(s, purpose)) for s in self._seeds()])
+
+    def _seeds(self) -> list[int]:
+        return self.member_seeds or [int(os.environ.get("PL_GLOBAL_SEED", 0))]
+
+
+class BaseNoise(_Drawn):
+    """Standard normal numbers, the base points of a flow that is trained by an energy.
+
+    Args:
+        dim: Dimension of the points.
+        batch_size: Points of each member a step over all devices, which get equal shares.
+        steps: Steps an epoch.
+        test_points: Points of each member that test.
+        test_batch_size: Points of each member a test step.
+        member_seeds: Seeds of the members' points; None is one member with the seed of
+            ``seed_everything``, else 0.
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        batch_size: int = 512,
+        steps: int = 1000,
+        test_points: int = 10_000,
+        test_batch_size: int = 5_000,
+        member_seeds: list[int] | None = None,
+    ) -> None:
+        super().__init__(batch_size, steps, test_points, test_batch_size, member_seeds)
+        if dim < 1:
+            raise ValueError(f"dim is {dim}; give at least 1.")
+        self.dim = dim
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw points ``(*shape, dim)``."""
+        return torch.randn(*shape, self.dim, generator=generator)
+
+
+class PlaneData(_Drawn):
+    """Two moons or two circles with Gaussian noise, independent points.
+
+    Moons: half circles of radius 1 around (0, 0) and (1, 1/2), as in scikit-learn, which spaces
+    the points evenly where these are drawn. Circles: radii 1 and ``factor``.
+
+    Args:
+        name: ``moons`` or ``circles``.
+        noise: Standard deviation of the noise.
+        factor: Radius of the inner circle.
+        batch_size: Points of each member a step over all devices, which get equal shares.
+        steps: Steps an epoch.
+        test_points: Points that test.
+        test_batch_size: Points a test step.
+        member_seeds: Seeds of the members' points; None is one member with the seed of
+            ``seed_everything``, else 0.
+    """
+
+    def __init__(
+        self,
+        name: str = "moons",
+        noise: float = 0.08,
+        factor: float = 0.5,
+        batch_size: int = 512,
+        steps: int = 1000,
+        test_points: int = 10_000,
+        test_batch_size: int = 5_000,
+        member_seeds: list[int] | None = None,
+    ) -> None:
+        super().__init__(batch_size, steps, test_points, test_batch_size, member_seeds)
+        if name not in SHAPES:
+            raise ValueError(f"Unknown data {name!r}. Choose one of {', '.join(SHAPES)}.")
+        if not noise > 0:
+            raise ValueError(f"noise is {noise}; give a number above 0, or there is no density.")
+        self.name, self.noise, self.factor = name, noise, factor
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw points ``(*shape, 2)``."""
+        angle = torch.rand(*shape, generator=generator)
+        second = torch.rand(*shape, generator=generator) < 0.5
+        points = self._circles(angle, second) if self.name == "circles" else _moons(angle, second)
+        return points + self.noise * torch.randn(points.shape, generator=generator)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the log-density that the points are drawn from, in nats.
+
+        Args:
+            x: Points, ``(points, 2)``.
+
+        Returns:
+            ``(points,)`` in float64, by the midpoint rule over the angle; exact to rounding for
+            circles, to the ends of the arcs for moons.
+        """
+        angle = ((torch.arange(NODES) + 0.5) / NODES).double()
+        shape = self._circles if self.name == "circles" else _moons
+        curves = [shape(angle, torch.full_like(angle, side, dtype=torch.bool)) for side in (0, 1)]
+        found = []
+        for part in x.double().split(2000):
+            squares = torch.cdist(part, torch.cat(curves)).square() / (2 * self.noise**2)
+            found.append(torch.logsumexp(-squares, dim=1))
+        constant = math.log(2 * NODES * 2 * math.pi * self.noise**2)
+        return torch.cat(found) - constant
+
+    def _circles(self, angle: Tensor, inner: Tensor) -> Tensor:
+        radius = torch.where(inner, self.factor, 1.0)
+        around = 2 * math.pi * angle
+        return torch.stack([radius * around.cos(), radius * around.sin()], dim=-1)
+
+
+def _moons(angle: Tensor, lower: Tensor) -> Tensor:
+    around = math.pi * angle
+    upper_x, upper_y = around.cos(), around.sin()
+    x = torch.where(lower, 1 - upper_x, upper_x)
+    y = torch.where(lower, 0.5 - upper_y, upper_y)
+    return torch.stack([x, y], dim=-1)
+
+
+class EpochOfSteps:
+    """Holds the epoch's number, which Lightning tells to whatever is called a sampler."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+
+class DrawnLoader:
+    """Fresh batches that depend on the members' seeds and the step alone.
+
+    Args:
+        data: Draws the points.
+        seeds: One a member.
+        share: The points of a batch that this rank gets.
+    """
+
+    def __init__(self, data: _Drawn, seeds: Sequence[int], share: slice) -> None:
+        self.sampler = EpochOfSteps()
+        self._data, self._seeds, self._share = data, seeds, share
+        self._given = 0
+        self._resume: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._data.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
+        first, block, points = self._first(), -1, torch.empty(0)
+        for batch in range(first, len(self)):
+            self._given = batch + 1
+            step = self.sampler.epoch * len(self) + batch
+            if step // BLOCK != block:
+                block = step // BLOCK
+                points = self._draw(block)
+            yield (points[:, step % BLOCK],)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and how many of its batches have been handed out."""
+        return {"epoch": self.sampler.epoch, "batches": self._given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make the next iteration go on from there, if it belongs to the same epoch."""
+        self._resume = state_dict
+
+    def _draw(self, block: int) -> Tensor:
+        shape, purpose = (BLOCK, self._data.batch_size), f"train/{block}"
+        drawn = [self._data.draw(shape, _generator(seed, purpose)) for seed in self._seeds]
+        return torch.stack(drawn)[:, :, self._share]
+
+    def _first(self) -> int:
+        state, self._resume = self._resume, {}
+        return state["batches"] if state.get("epoch") == self.sampler.epoch else 0
+
+
+class FixedLoader:
+    """Iterates over fixed points, ``(members, points, dim)``, in order.
+
+    Args:
+        points: The points.
+        batch_size: Points a batch.
+    """
+
+    def __init__(self, points: Tensor, batch_size: int) -> None:
+        self._parts = points.split(batch_size, dim=1)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
+        return ((part,) for part in self._parts)
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    key = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:4]))

@@ -1,0 +1,122 @@
+"""The paper's continuous planar flow: a field with a hypernetwork and its trace in closed form."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.nets.members import MemberLinear, generators
+from lightning_modules.solvers import Coefficients
+
+
+class Weights(NamedTuple):
+    """What the hypernetwork returns, for times in front or for one time.
+
+    Args:
+        w: Weights into the hidden units, ``(…, members, width, dim)``.
+        b: Their biases, ``(…, members, width, 1)``.
+        u: Weights out of them, gate and mean included, ``(…, members, dim, width)``.
+        c: Sum over dimensions of w u, ``(…, members, 1, width)``: what the trace needs.
+    """
+
+    w: Tensor
+    b: Tensor
+    u: Tensor
+    c: Tensor
+
+
+class HyperNetwork(nn.Module):
+    """The parameters of a planar field as functions of time (Section 4.1).
+
+    t goes through two hidden layers of tanh units; the gate of every unit and coordinate is a
+    sigmoid. As in the first author's code, the units are averaged where the paper prints a sum.
+
+    Args:
+        dim: Dimension of the points.
+        width: Hidden units M of the field.
+        hidden: Units of both hidden layers.
+        seeds: One a member.
+    """
+
+    def __init__(self, dim: int, width: int, hidden: int, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.dim, self.width = dim, width
+        draw = generators(seeds)
+        self.first = MemberLinear(1, hidden, draw)
+        self.second = MemberLinear(hidden, hidden, draw)
+        self.last = MemberLinear(hidden, 3 * width * dim + width, draw)
+
+    def forward(self, times: Tensor) -> Weights:
+        """Return the weights at times ``(time,)``."""
+        members = len(self.first.weight)
+        x = times.view(1, -1, 1).expand(members, -1, 1)
+        x = self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+        block = self.width * self.dim
+        w, u, gate, b = x.transpose(0, 1).split([block, block, block, self.width], dim=-1)
+        w = w.unflatten(-1, (self.width, self.dim))
+        u = (u * torch.sigmoid(gate) / self.width).unflatten(-1, (self.dim, self.width))
+        c = (w.transpose(-1, -2) * u).sum(dim=-2, keepdim=True)
+        return Weights(w, b.unsqueeze(-1), u, c)
+
+
+class PlanarField(nn.Module):
+    """dz/dt = U(t) tanh(W(t) z + b(t)) and d log|det|/dt = tr ∂f/∂z, for members side by side.
+
+    The state is ``(members, dim + 1, points)``: coordinates, then the logarithm of the Jacobian
+    determinant of the flow map since the start. Nothing is differentiated for the trace, which is
+    Σ_m c_m (1 - tanh²); time and parameters enter through the weights alone, so that the native
+    backend solves it without a graph.
+
+    Args:
+        dim: Dimension of the points.
+        width: Hidden units M.
+        hidden: Units of the hypernetwork's hidden layers.
+        seeds: One a member.
+
+    Source: Chen et al. (2018), Section 4.1 and Appendix A; the hypernetwork is the public code's.
+    """
+
+    def __init__(self, dim: int, width: int, hidden: int, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.dim = dim
+        self.hyper = HyperNetwork(dim, width, hidden, seeds)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, shaped like ``y``: ``(members, dim + 1, points)``."""
+        w, b, u, c = (part[0] for part in self.hyper(t.view(1)))
+        h = torch.tanh(torch.baddbmm(b, w, y[:, : self.dim]))
+        return torch.cat([u @ h, c @ (1 - h * h)], dim=1)
+
+    def coefficients(self, times: Tensor) -> Coefficients:
+        """Return the weights at times ``(time,)``."""
+        return self.hyper(times)
+
+    def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Write dy/dt to ``out``; return tanh and its square."""
+        w, b, u, trace = c
+        h = torch.baddbmm(b, w, y[:, : self.dim]).tanh_()
+        squared = h * h
+        out[:, : self.dim] = torch.bmm(u, h)
+        out[:, self.dim :] = torch.baddbmm(trace.sum(-1, keepdim=True), trace, squared, alpha=-1)
+        return h, squared
+
+    def pull(
+        self, c: Coefficients, y: Tensor, note: tuple[Tensor, Tensor], kappa: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the vector-Jacobian products with respect to state and weights."""
+        (w, _, u, trace), (h, squared) = c, note
+        of_z, of_trace = kappa[:, : self.dim], kappa[:, self.dim :]
+        g = torch.bmm(u.transpose(1, 2), of_z)
+        g.addcmul_(torch.bmm(trace.transpose(1, 2), of_trace), h, value=-2)
+        g.addcmul_(g, squared, value=-1)  # now the cotangent of W z + b
+        pulled = torch.zeros_like(y)
+        pulled[:, : self.dim] = torch.bmm(w.transpose(1, 2), g)
+        of_c = of_trace.sum(-1, keepdim=True) - torch.bmm(of_trace, squared.transpose(1, 2))
+        return (
+            pulled,
+            torch.bmm(g, y[:, : self.dim].transpose(1, 2)),
+            g.sum(-1, keepdim=True),
+            torch.bmm(of_z, h.transpose(1, 2)),
+            of_c,
+        )

@@ -1,0 +1,162 @@
+"""Planar normalizing flows: layers of one unit, inverted numerically."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from lightning_modules.nets.flows import Flow
+from lightning_modules.nets.members import generators, normal
+
+ITERATIONS = 100
+NEUTRAL = math.log(math.e - 1)  # m of it is 0
+_DIGITS = 16  # an inverse is accepted where it misses by at most this many roundings
+
+
+class NotInvertible(RuntimeError):
+    """A planar layer whose inverse was not found to rounding."""
+
+
+class PlanarFlow(Flow):
+    """K layers z + û tanh(wᵀz + b), each invertible since wᵀû ≥ -1.
+
+    û = u + (m(wᵀu) - wᵀu) w / |w|² with m(x) = -1 + log(1 + eˣ); log|det| of a layer is
+    log|1 + wᵀû (1 - tanh²)|. In one direction the layers are applied; in the other, the root of a
+    monotone function of one variable is found for each of them, to rounding.
+
+    Args:
+        dim: Dimension of the points.
+        layers: K.
+        seeds: One a member.
+        generates: Whether the layers lead from base to data (trained by an energy) or from data
+            to base (trained by likelihood).
+
+    Source: Rezende and Mohamed (2015), "Variational inference with normalizing flows", Section
+    4.1 and Appendix A.
+    """
+
+    def __init__(self, dim: int, layers: int, seeds: Sequence[int], *, generates: bool) -> None:
+        super().__init__(dim, len(seeds))
+        self.layers, self.generates = layers, generates
+        draw = generators(seeds)
+        self.w = normal((layers, dim), 1.0, draw)
+        # Near the identity: û is u without its part along w, and that part starts at wᵀû = 0.
+        w = self.w.detach()
+        along = NEUTRAL * w / w.square().sum(dim=-1, keepdim=True)
+        self.u = nn.Parameter(normal((layers, dim), 0.1, draw).detach() + along)
+        self.b = normal((layers,), 1.0, draw)
+
+    def push(self, z: Tensor, part: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Map base to data by that part of the layers."""
+        return self._apply_layers(z, part) if self.generates else self._invert(z, part)
+
+    def pull(self, x: Tensor, part: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Map data to base by that part of the layers."""
+        return self._invert(x, part) if self.generates else self._apply_layers(x, part)
+
+    def constrained(self) -> Tensor:
+        """Return û, ``(members, layers, dim)``."""
+        product = (self.w * self.u).sum(dim=-1, keepdim=True)
+        length = self.w.square().sum(dim=-1, keepdim=True)
+        return self.u + (F.softplus(product) - 1 - product) * self.w / length
+
+    def _near_the_base(self, part: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return w, û and b of the layers that are that part of the way from the base."""
+        count = max(1, round(part * self.layers))
+        chosen = slice(0, count) if self.generates else slice(self.layers - count, self.layers)
+        return self.w[:, chosen], self.constrained()[:, chosen], self.b[:, chosen]
+
+    def _apply_layers(self, points: Tensor, part: float) -> tuple[Tensor, Tensor]:
+        self.check(points)
+        end, volume = _Chain.apply(points, *self._near_the_base(part))
+        return end, volume
+
+    def _invert(self, points: Tensor, part: float) -> tuple[Tensor, Tensor]:
+        self.check(points)
+        w, u, b = self._near_the_base(part)
+        volume = torch.zeros_like(points[:, 0])
+        for k in range(w.shape[1] - 1, -1, -1):
+            row, column, shift = w[:, k : k + 1], u[:, k, :, None], b[:, k, None, None]
+            slope = torch.bmm(row, column)
+            h = torch.tanh(_preimage(torch.bmm(row, points), slope, shift) + shift)
+            points = points - column * h
+            volume = volume - torch.log1p(slope * (1 - h * h)).squeeze(1)
+        return points, volume
+
+
+class _Chain(torch.autograd.Function):
+    """All layers at once: two products and a tanh a layer, the rest after the loop."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, w: Tensor, u: Tensor, b: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows, columns, shifts = w.unsqueeze(2), u.unsqueeze(3), b[:, :, None, None]
+        states, activations = [points], []
+        for k in range(w.shape[1]):
+            h = torch.baddbmm(shifts[:, k], rows[:, k], states[-1]).tanh_()
+            states.append(torch.baddbmm(states[-1], columns[:, k], h))
+            activations.append(h)
+        h = torch.cat(activations, dim=1)
+        slope = (w * u).sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(w, u, slope, h, torch.stack(states[:-1], dim=1))
+        return states[-1], torch.log1p(slope * (1 - h * h)).sum(dim=1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, of_end: Tensor, of_volume: Tensor) -> tuple[Tensor, ...]:
+        w, u, slope, h, states = ctx.saved_tensors
+        flat = 1 - h * h
+        of_det = of_volume.unsqueeze(1) / (1 + slope * flat)
+        of_h = -2 * of_det * slope * h
+        of_slope = (of_det * flat).sum(dim=-1, keepdim=True)
+        rows, columns = u.unsqueeze(2), w.unsqueeze(3)
+        of_a, cotangents = torch.empty_like(h), torch.empty_like(states)
+        for k in range(w.shape[1] - 1, -1, -1):
+            cotangents[:, k] = of_end
+            now = torch.baddbmm(of_h[:, k : k + 1], rows[:, k], of_end).mul_(flat[:, k : k + 1])
+            of_a[:, k : k + 1] = now
+            of_end = torch.baddbmm(of_end, columns[:, k], now)
+        of_w = (states @ of_a.unsqueeze(-1)).squeeze(-1) + of_slope * u
+        of_u = (cotangents @ h.unsqueeze(-1)).squeeze(-1) + of_slope * w
+        return of_end, of_w, of_u, of_a.sum(dim=-1)
+
+
+def _preimage(s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
+    """Return α with α + slope · tanh(α + b) = s, differentiable once in all arguments.
+
+    Newton's method, kept inside a bracket that halves where it would leave it. The left side
+    does not fall anywhere, since slope ≥ -1.
+    """
+    with torch.no_grad():
+        reach = slope.abs()
+        low, high, root = s - reach, s + reach, s.clone()
+        close = _DIGITS * torch.finfo(s.dtype).eps * (1 + s.abs() + reach)
+        for _ in range(ITERATIONS):
+            value, steepness = _with_slope(root, s, slope, b)
+            if bool((value.abs() <= close).all()):
+                break
+            low, high = torch.where(value < 0, root, low), torch.where(value > 0, root, high)
+            newton = root - value / steepness
+            inside = (newton > low) & (newton < high)
+            root = torch.where(inside, newton, (low + high) / 2)
+        else:
+            missed = float((value.abs() - close).max())
+            raise NotInvertible(
+                f"A planar layer could not be inverted: after {ITERATIONS} iterations a point is "
+                f"still missed by {missed:.1e}. Its wᵀû is {float(slope.min()):.6f}, where -1 is "
+                "the end of what is invertible; train in float64 or with a lower rate."
+            )
+    # One more step, with a graph, has the derivative of the implicit function.
+    value, steepness = _with_slope(root, s, slope, b)
+    return root - value / steepness.detach()
+
+
+def _with_slope(a: Tensor, s: Tensor, slope: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return α + slope · tanh(α + b) - s and its derivative by α."""
+    h = torch.tanh(a + b)
+    return a + slope * h - s, 1 + slope * (1 - h * h)

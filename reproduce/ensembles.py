@@ -1,0 +1,219 @@
+"""Density models that train side by side: one job, and rows for every member of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce import weights
+from reproduce.context import Context
+from reproduce.jobs import Job, Result
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    from lightning_modules import DensityModel
+
+LEFT_OUT = "its gradient was no longer finite; lower model.optimizer.lr"
+UNITS = {
+    "kl": "nats",
+    "kl_se": "nats",
+    "nll": "nats",
+    "nll_se": "nats",
+    "nll_gap": "nats",
+    "outside": "",
+    "reconstruction_rms": "",
+    "parameters": "parameters",
+    "train_seconds": "s",
+    "train_nfe_forward": "evaluations",
+}
+
+
+Derive = Callable[[Result, "Fit", int, dict[str, float]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fits of one kind that one job trains.
+
+    Args:
+        name: Name of the job and of its weights.
+        config: File name of its configuration.
+        overrides: What it changes there.
+        rows: Row of each member.
+        seeds: Seed of each member.
+    """
+
+    name: str
+    config: str
+    overrides: dict[str, Any]
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def job(self, ctx: Context, experiment: str, protocol: int) -> Job:
+        """Return the job that trains it; its own seed is that of the first member."""
+        members = {
+            "model.member_seeds": list(self.seeds),
+            "data.member_seeds": list(self.seeds),
+        }
+        device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
+        overrides = {**self.overrides, **members, **device, **ctx.changes}
+        return Job(experiment, self.name, self.config, overrides, self.seeds[0], protocol)
+
+
+def run(
+    ctx: Context,
+    experiment: str,
+    protocol: int,
+    fits: Sequence[Fit],
+    measure: str,
+    derive: Derive | None = None,
+    *,
+    all_weights: bool = False,
+) -> list[Record]:
+    """Train all fits and write the rows of each as soon as it has ended.
+
+    Args:
+        ctx: The context.
+        experiment: Name of the experiment.
+        protocol: Its protocol version.
+        fits: What to train.
+        measure: What the test measures of each member, ``kl`` or ``nll``.
+        derive: Returns further metrics of a member from those of its test.
+        all_weights: Whether to keep the weights of every seed and not of the lowest alone.
+    """
+    jobs = [fit.job(ctx, experiment, protocol) for fit in fits]
+    by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
+    records = [row for job in jobs for row in ctx.found(experiment, job.run)]
+    there = {row.run for row in records}
+    if there:
+        print(f"{len(there)} of {len(jobs)} fits have their rows in {ctx.csv(experiment)}.")
+    for result in ctx.train(job for job in jobs if job.run not in there):
+        fit = by_run[result.job.run]
+        made = _records(ctx, fit, result, measure, derive)
+        ctx.save(made, result.made)
+        if result.status == "ok" and not ctx.changes:
+            _keep_weights(ctx, fit, result, all_weights)
+        records += made
+    return records
+
+
+def load(path: Path) -> tuple[DensityModel, dict[str, Any]]:
+    """Return the model of a weights file, in evaluation, and the facts written with it.
+
+    Raises:
+        ValueError: If the file holds none.
+    """
+    from lightning_modules import DensityModel
+
+    state, facts = weights.load(path)
+    if "rows" not in facts:
+        raise ValueError(f"{path} holds no density model. Remove it and run again.")
+    model = DensityModel(**facts["hyper_parameters"])
+    model.net.load_state_dict(state)
+    return model.eval(), facts
+
+
+def finished(result: Result) -> DensityModel:
+    """Return the trained model of a job, all its members, in evaluation."""
+    import torch
+
+    from lightning_modules import DensityModel
+
+    path = result.folder / "checkpoints" / "last.ckpt"
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    model = DensityModel(**content["hyper_parameters"])
+    model.load_state_dict(content["state_dict"])
+    return model.eval()
+
+
+def _records(
+    ctx: Context, fit: Fit, result: Result, measure: str, derive: Derive | None
+) -> list[Record]:
+    made = []
+    for i, (row, seed) in enumerate(zip(fit.rows, fit.seeds, strict=True)):
+        values, status, hint = _values(result, fit, i, measure)
+        if derive is not None and status == "ok":
+            values |= derive(result, fit, i, values)
+        made += [
+            Record(
+                experiment=result.job.experiment,
+                row=row,
+                metric=metric,
+                value=value,
+                unit=UNITS[metric],
+                seed=seed,
+                profile=ctx.profile,
+                protocol=result.job.protocol,
+                budget=budget(result.job.resolved),
+                overrides=ctx.overrides_text,
+                device=result.device or ctx.device_text,
+                run=result.job.run,
+                status=status,
+                hint=hint,
+            )
+            for metric, value in values.items()
+        ]
+    return made
+
+
+def _values(result: Result, fit: Fit, i: int, measure: str) -> tuple[dict[str, float], Any, str]:
+    """Return the metrics of a member, or NaN with the reason."""
+    if result.status != "ok":
+        return {measure: math.nan}, result.status, result.hint
+    found = {
+        name: result.metrics[f"test/{name}/{i}"]
+        for name in UNITS
+        if f"test/{name}/{i}" in result.metrics
+    }
+    if measure not in found:
+        return {measure: math.nan}, "diverged", LEFT_OUT
+    members = len(fit.rows)
+    found["parameters"] = result.parameters // members
+    found["train_seconds"] = result.cost["train_seconds"] / members  # its share of the job
+    if result.cost["train_nfe_forward"]:
+        found["train_nfe_forward"] = result.cost["train_nfe_forward"]
+    return found, "ok", ""
+
+
+def budget(config: Mapping[str, Any]) -> str:
+    """Say in words how long a resolved configuration trains."""
+    trainer, data = config["trainer"], config["data"]["init_args"]
+    optimizer = config["model"]["init_args"]["optimizer"]
+    steps = data["steps"]
+    if isinstance(trainer["limit_train_batches"], int):
+        steps = min(steps, trainer["limit_train_batches"])
+    names = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
+    return (
+        f"{trainer['max_epochs'] * steps:,} iterations of {names[optimizer['name']]} "
+        f"{optimizer['lr']:g}, batch {data['batch_size']}"
+    )
+
+
+def _keep_weights(ctx: Context, fit: Fit, result: Result, all_weights: bool) -> None:
+    """Write the weights of the members with the lowest seed, or of all, beside the rows."""
+    import torch
+
+    path = result.folder / "checkpoints" / "last.ckpt"
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    chosen = [i for i, seed in enumerate(fit.seeds) if all_weights or seed == min(fit.seeds)]
+    state = {
+        name.removeprefix("net."): tensor[chosen]
+        for name, tensor in content["state_dict"].items()
+        if name.startswith("net.")
+    }
+    given = content["hyper_parameters"]
+    of_members = {name: [given[name][i] for i in chosen] for name in ("member_seeds",)}
+    if given["targets"]:
+        of_members["targets"] = [given["targets"][i] for i in chosen]
+    facts = {
+        "rows": [fit.rows[i] for i in chosen],
+        "seeds": [fit.seeds[i] for i in chosen],
+        "run": result.job.run,
+        "budget": budget(result.job.resolved),
+        "hyper_parameters": {**given, **of_members},
+    }
+    path = ctx.csv(result.job.experiment).parent / "weights"
+    weights.save(path / f"{ctx.profile}-{fit.name}.safetensors", state, facts)
