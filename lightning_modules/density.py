@@ -38,8 +38,8 @@ class DensityModel(pl.LightningModule):
     ``likelihood``. The loss is the sum over members of E_q[log q + U], the divergence from q to
     exp(-U) up to a constant, or of -E[log q], in nats.
 
-    A member whose gradient is no longer finite is set to zero and left out from then on:
-    ``alive`` says which are not, and only those are tested.
+    A member whose gradient is no longer finite is left out from then on: it becomes a copy of a
+    living one, gets no gradient and is not tested. ``alive`` says which members are.
 
     Args:
         flow: ``planar`` layers, ``cnf`` with the paper's planar field and hypernetwork, or
@@ -314,9 +314,9 @@ class DensityModel(pl.LightningModule):
             raise error
         failed = torch.zeros_like(self.alive)
         kept = [p.detach().clone() for p in self.net.parameters()]
+        everyone = torch.ones_like(self.alive)
         for i in self.alive.nonzero().flatten().tolist():
-            others = torch.arange(self.members, device=self.device) != i
-            self._zero(others)
+            self._become(everyone, i)
             try:
                 with torch.no_grad():
                     self.member_losses(batch)
@@ -330,22 +330,23 @@ class DensityModel(pl.LightningModule):
         self._leave_out(failed)
 
     def _leave_out(self, members: Tensor) -> None:
-        """Set members to zero, weights and gradients, and train them no more."""
+        """Train these members no more."""
         self.alive &= ~members
         if not bool(self.alive.any()):
             raise Diverged(
                 f"No member's gradient is finite after {self.global_step} updates. "
                 "Lower --model.optimizer.lr."
             )
-        self._zero(members)
+        self._become(members, int(self.alive.nonzero()[0]))
         for p in self.net.parameters():
             if p.grad is not None:
                 p.grad[members] = 0.0
 
     @torch.no_grad()
-    def _zero(self, members: Tensor) -> None:
+    def _become(self, members: Tensor, other: int) -> None:
+        """Give these members the weights of another one."""
         for p in self.net.parameters():
-            p[members] = 0.0
+            p[members] = p[other].clone()
 
 
 def _checked_targets(
