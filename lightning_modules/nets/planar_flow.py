@@ -89,41 +89,51 @@ class PlanarFlow(Flow):
 
 
 class _Chain(torch.autograd.Function):
-    """All layers at once: two products and a tanh a layer, the rest after the loop."""
+    """All layers in one node of the graph: a few products a layer, while its points are at hand.
+
+    What is kept of a layer are its points and its tanh, each in memory of its own: nothing of the
+    size of all layers is copied together.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, points: Tensor, w: Tensor, u: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor]:
-        rows, columns, shifts = w.unsqueeze(2), u.unsqueeze(3), b[:, :, None, None]
+        rows, columns = w.unsqueeze(2).unbind(1), u.unsqueeze(3).unbind(1)
+        shifts = b[:, :, None, None].unbind(1)
         states, activations = [points], []
-        for k in range(w.shape[1]):
-            h = torch.baddbmm(shifts[:, k], rows[:, k], states[-1]).tanh_()
-            states.append(torch.baddbmm(states[-1], columns[:, k], h))
+        for row, column, shift in zip(rows, columns, shifts, strict=True):
+            h = torch.baddbmm(shift, row, states[-1]).tanh_()
+            states.append(torch.baddbmm(states[-1], column, h))
             activations.append(h)
-        h = torch.cat(activations, dim=1)
+        end, h = states.pop(), torch.cat(activations, dim=1)
         slope = (w * u).sum(dim=-1, keepdim=True)
-        ctx.save_for_backward(w, u, slope, h, torch.stack(states[:-1], dim=1))
-        return states[-1], torch.log1p(slope * (1 - h * h)).sum(dim=1)
+        ctx.states, ctx.activations = states, activations
+        ctx.save_for_backward(points, w, u, slope, h)
+        return end, torch.log1p(slope * (1 - h * h)).sum(dim=1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, of_end: Tensor, of_volume: Tensor) -> tuple[Tensor, ...]:
-        w, u, slope, h, states = ctx.saved_tensors
+        _, w, u, slope, h = ctx.saved_tensors
         flat = 1 - h * h
         of_det = of_volume.unsqueeze(1) / (1 + slope * flat)
-        of_h = -2 * of_det * slope * h
         of_slope = (of_det * flat).sum(dim=-1, keepdim=True)
-        rows, columns = u.unsqueeze(2), w.unsqueeze(3)
-        of_a, cotangents = torch.empty_like(h), torch.empty_like(states)
-        for k in range(w.shape[1] - 1, -1, -1):
-            cotangents[:, k] = of_end
-            now = torch.baddbmm(of_h[:, k : k + 1], rows[:, k], of_end).mul_(flat[:, k : k + 1])
-            of_a[:, k : k + 1] = now
-            of_end = torch.baddbmm(of_end, columns[:, k], now)
-        of_w = (states @ of_a.unsqueeze(-1)).squeeze(-1) + of_slope * u
-        of_u = (cotangents @ h.unsqueeze(-1)).squeeze(-1) + of_slope * w
-        return of_end, of_w, of_u, of_a.sum(dim=-1)
+        of_h, flats = (-2 * of_det * slope * h).split(1, dim=1), flat.split(1, dim=1)
+        rows, columns = u.unsqueeze(2).unbind(1), w.unsqueeze(3).unbind(1)
+        of_w, of_u, of_b = [], [], []
+        for k in range(len(rows) - 1, -1, -1):
+            of_a = torch.baddbmm(of_h[k], rows[k], of_end).mul_(flats[k])
+            of_w.append(torch.bmm(ctx.states[k], of_a.transpose(1, 2)))
+            of_u.append(torch.bmm(of_end, ctx.activations[k].transpose(1, 2)))
+            of_b.append(of_a)
+            of_end = torch.baddbmm(of_end, columns[k], of_a)
+        return (
+            of_end,
+            torch.cat(of_w[::-1], dim=2).transpose(1, 2) + of_slope * u,
+            torch.cat(of_u[::-1], dim=2).transpose(1, 2) + of_slope * w,
+            torch.cat(of_b[::-1], dim=1).sum(dim=-1),
+        )
 
 
 def _preimage(s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
