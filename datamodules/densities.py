@@ -11,7 +11,7 @@ from torch import Tensor
 
 BLOCK = 64  # training batches that are drawn at once: seeding a generator takes a while
 SHAPES = ("moons", "circles")
-NODES = 400  # of the quadrature over a curve
+NODES = 400  # of the quadrature over a curve, at least; their distance is far below the noise
 
 
 class _Drawn(pl.LightningDataModule):
@@ -40,6 +40,8 @@ class _Drawn(pl.LightningDataModule):
         member_seeds: list[int] | None = None,
     ) -> None:
         super().__init__()
+        if member_seeds is not None and not member_seeds:
+            raise ValueError("member_seeds is empty; give one seed a member, or leave it out.")
         sizes = {"batch_size": batch_size, "steps": steps, "test_points": test_points}
         for name, size in {**sizes, "test_batch_size": test_batch_size}.items():
             if size < 1:
@@ -167,17 +169,17 @@ class PlaneData(_Drawn):
             x: Points, ``(points, 2)``.
 
         Returns:
-            ``(points,)`` in float64, by the midpoint rule over the angle; exact to rounding for
-            circles, to the ends of the arcs for moons.
+            ``(points,)`` in float64, by the midpoint rule over the angle.
         """
-        angle = ((torch.arange(NODES) + 0.5) / NODES).double()
+        nodes = max(NODES, math.ceil(16 / self.noise))
+        angle = ((torch.arange(nodes) + 0.5) / nodes).double()
         shape = self._circles if self.name == "circles" else _moons
         curves = [shape(angle, torch.full_like(angle, side, dtype=torch.bool)) for side in (0, 1)]
         found = []
         for part in x.double().split(2000):
             squares = torch.cdist(part, torch.cat(curves)).square() / (2 * self.noise**2)
             found.append(torch.logsumexp(-squares, dim=1))
-        constant = math.log(2 * NODES * 2 * math.pi * self.noise**2)
+        constant = math.log(2 * nodes * 2 * math.pi * self.noise**2)
         return torch.cat(found) - constant
 
     def _circles(self, angle: Tensor, inner: Tensor) -> Tensor:

@@ -127,8 +127,10 @@ class ImageClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
         optimizer = self.optimizer_settings.build(self.parameters())
-        updates = int(self.trainer.estimated_stepping_batches)
-        schedule = self.schedule_settings.build(optimizer, updates)
+        trainer = self.trainer
+        schedule = self.schedule_settings.build(
+            optimizer, lambda: trainer.estimated_stepping_batches
+        )
         return (
             optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
         )

@@ -81,6 +81,8 @@ class DensityModel(pl.LightningModule):
         schedule: ScheduleSettings = ScheduleSettings(),
     ) -> None:
         super().__init__()
+        if member_seeds is not None and not member_seeds:
+            raise ValueError("member_seeds is empty; give one seed a member, or leave it out.")
         seeds = member_seeds or [torch.initial_seed() % 2**31]
         self.save_hyperparameters(
             plain(
@@ -104,8 +106,10 @@ class DensityModel(pl.LightningModule):
         for name, value in (("dim", dim), ("size", size), ("hidden", hidden), ("depth", depth)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1.")
-        if not base_std > 0:
-            raise ValueError(f"base_std is {base_std}; give a number above 0.")
+        if not 0 < base_std < math.inf:
+            raise ValueError(f"base_std is {base_std}; give a finite number above 0.")
+        if anneal < 0:
+            raise ValueError(f"anneal is {anneal}; give a number of updates, or 0 for none.")
         self.optimizer_settings = settings(OptimizerSettings, optimizer)
         self.schedule_settings = settings(ScheduleSettings, schedule)
         self.objective, self.base_std, self.anneal = objective, base_std, anneal
@@ -139,8 +143,10 @@ class DensityModel(pl.LightningModule):
             ``(points,)`` for a single member given ``(points, dim)``, else ``(members, points)``.
 
         Raises:
-            ValueError: If the points do not fit.
+            ValueError: If the points do not fit or are not finite.
         """
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("Some points are not finite. Leave them out.")
         z, volume = self.net.pull(self._points(x), part)
         found = self._base_log_prob(z) + volume
         return found[0] if x.ndim == 2 and self.members == 1 else found
@@ -175,7 +181,9 @@ class DensityModel(pl.LightningModule):
             if given[name]:
                 given[name] = [given[name][i] for i in members]
         model = DensityModel(**given)
-        state = {name: tensor[list(members)] for name, tensor in self.net.state_dict().items()}
+        state = self.net.state_dict()
+        if self.hparams["flow"] != "ffjord":  # whose single member has no dimension of its own
+            state = {name: tensor[list(members)] for name, tensor in state.items()}
         model.net.load_state_dict(state)
         return model.to(self.device, self._number_type()).train(self.training)
 
@@ -186,22 +194,18 @@ class DensityModel(pl.LightningModule):
             batch: ``(members, points, dim)``.
             weight: Factor of the energy (``kl``).
         """
-        return self._values(batch, weight)[0].mean(dim=1)
+        return self._solve(batch, weight)[0].mean(dim=1)
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the sum of the living members' losses; log their mean."""
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
-        try:
-            losses = self.member_losses(batch[0], weight)
-        except SolverFailed as error:
-            self._leave_out_culprits(batch[0], error)
-            losses = self.member_losses(batch[0], weight)
+        losses = self._values(batch[0], weight)[0].mean(dim=1)
         losses = torch.where(self.alive, losses, 0.0)
         self.log("train/loss", losses.detach().sum() / self.alive.sum())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.members > 1 and (self.global_step + 1) % every == 0:
+        if self.members > 1 and every and (self.global_step + 1) % every == 0:
             self.log_dict({f"train/loss/{i}": v for i, v in enumerate(losses.detach())})
         return losses.sum()
 
@@ -224,7 +228,7 @@ class DensityModel(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor], batch_idx: int) -> None:
         """Log the mean loss of the living members."""
-        losses = self.member_losses(batch[0])
+        losses = self._values(batch[0], 1.0)[0].mean(dim=1)
         self.log("val/loss", losses[self.alive].mean(), batch_size=batch[0].shape[1])
 
     def on_test_epoch_start(self) -> None:
@@ -245,11 +249,13 @@ class DensityModel(pl.LightningModule):
 
         ``test/kl/<member>`` is KL(q|box || p|box) = E[log q + U | box] - ln q(box) + ln Z_box, in
         nats, ``test/outside/<member>`` the part of q outside of the box; ``test/nll/<member>`` the
-        mean of -log q. ``…_se`` is the standard error over the test points.
+        mean of -log q. ``…_se`` is the standard error over the test points, of both terms.
         """
         kept, total, squares, count = torch.stack(self._sums).sum(dim=0)
         mean = total / kept
-        error = ((squares / kept - mean.square()).clamp_min(0) / kept).sqrt()
+        # Of the mean, and of ln q(box), whose points are other ones.
+        inside = (squares / kept - mean.square()).clamp_min(0) / kept
+        error = (inside + (count - kept) / (kept * count)).sqrt()
         for i in self.alive.nonzero().flatten().tolist():
             if self.objective == "likelihood":
                 self.log_dict({f"test/nll/{i}": mean[i], f"test/nll_se/{i}": error[i]})
@@ -263,13 +269,23 @@ class DensityModel(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
         optimizer = self.optimizer_settings.build(self.net.parameters())
-        updates = int(self.trainer.estimated_stepping_batches)
-        schedule = self.schedule_settings.build(optimizer, updates)
+        trainer = self.trainer
+        schedule = self.schedule_settings.build(
+            optimizer, lambda: trainer.estimated_stepping_batches
+        )
         return (
             optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
         )
 
     def _values(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Return what `_solve` does, without the members that cannot be solved."""
+        try:
+            return self._solve(batch, weight)
+        except SolverFailed as error:
+            self._leave_out_culprits(batch, error)
+            return self._solve(batch, weight)
+
+    def _solve(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return what the loss is the mean of, ``(members, points)``, and the data points."""
         points = self._points(batch)
         if self.objective == "likelihood":

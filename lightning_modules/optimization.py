@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules as plain values that fit on a command line."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,8 +58,16 @@ class ScheduleSettings:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
 
-    def build(self, optimizer: torch.optim.Optimizer, updates: int) -> dict[str, Any] | None:
-        """Build Lightning's scheduler entry; ``updates`` is the length of the whole training."""
+    def build(
+        self, optimizer: torch.optim.Optimizer, updates: Callable[[], float]
+    ) -> dict[str, Any] | None:
+        """Build Lightning's scheduler entry.
+
+        Args:
+            optimizer: What it schedules.
+            updates: Returns the length of the whole training. Asked where it is needed alone:
+                a Trainer that is asked sets up its loader before it restores its position.
+        """
         scheduler: LRScheduler
         if self.name == "steps":
             scheduler = MultiStepLR(optimizer, self.milestones, self.gamma)
@@ -67,6 +75,7 @@ class ScheduleSettings:
         if self.name == "one_cycle":
             peak = optimizer.param_groups[0]["lr"]
             # The momentum stays as it is: only the rate is scheduled in the other schedules too.
-            scheduler = OneCycleLR(optimizer, peak, total_steps=updates, cycle_momentum=False)
+            total = int(updates())
+            scheduler = OneCycleLR(optimizer, peak, total_steps=total, cycle_momentum=False)
             return {"scheduler": scheduler, "interval": "step"}
         return None

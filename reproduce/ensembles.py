@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce import weights
 from reproduce.context import Context
-from reproduce.jobs import Job, Result
+from reproduce.jobs import BadSettings, Job, Result, short_key
 from reproduce.records import Record
 
 if TYPE_CHECKING:
     from lightning_modules import DensityModel
 
-LEFT_OUT = "its gradient was no longer finite; lower model.optimizer.lr"
+LEFT_OUT = (
+    "left out: its gradient was no longer finite, or its equation could not be solved; "
+    "lower model.optimizer.lr"
+)
+NOT_FINITE = "its test was not finite: no mass in the box, or a density of zero or infinity"
+# What says which fit a row is.
+FIXED = ("model.targets", "model.member_seeds", "data.member_seeds", "model.flow",
+         "model.objective", "model.size", "data.name")  # fmt: skip
 UNITS = {
     "kl": "nats",
     "kl_se": "nats",
@@ -84,6 +91,13 @@ def run(
         derive: Returns further metrics of a member from those of its test.
         all_weights: Whether to keep the weights of every seed and not of the lowest alone.
     """
+    refused = sorted(set(map(short_key, ctx.changes)) & set(FIXED))
+    if refused:
+        raise BadSettings(
+            f"{experiment}: {refused[0]} says which fit a row is, so --set cannot change it. "
+            "Train such a model by hand: python -m reproduce.train run --config "
+            f"reproduce/configs/{fits[0].config} --{refused[0]} …"
+        )
     jobs = [fit.job(ctx, experiment, protocol) for fit in fits]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
     records = [row for job in jobs for row in ctx.found(experiment, job.run)]
@@ -114,6 +128,28 @@ def load(path: Path) -> tuple[DensityModel, dict[str, Any]]:
     model = DensityModel(**facts["hyper_parameters"])
     model.net.load_state_dict(state)
     return model.eval(), facts
+
+
+def drawn_from(
+    folder: Path, records: Sequence[Record], name: str
+) -> tuple[DensityModel, list[str]] | None:
+    """Return the model whose weights lie beside these rows, and the rows of its members.
+
+    Args:
+        folder: Folder of the rows.
+        records: The rows, of one profile.
+        name: Name of the fit.
+
+    Returns:
+        None if there are none, or if they are those of another run than the rows.
+    """
+    path = folder / "weights" / f"{records[0].profile}-{name}.safetensors"
+    if not path.exists():
+        return None
+    model, facts = load(path)
+    if facts["run"] not in {record.run for record in records}:
+        return None
+    return model, facts["rows"]
 
 
 def finished(result: Result) -> DensityModel:
@@ -170,6 +206,8 @@ def _values(result: Result, fit: Fit, i: int, measure: str) -> tuple[dict[str, f
     }
     if measure not in found:
         return {measure: math.nan}, "diverged", LEFT_OUT
+    if not all(map(math.isfinite, found.values())):
+        return {measure: math.nan}, "diverged", NOT_FINITE
     members = len(fit.rows)
     found["parameters"] = result.parameters // members
     found["train_seconds"] = result.cost["train_seconds"] / members  # its share of the job
@@ -193,12 +231,18 @@ def budget(config: Mapping[str, Any]) -> str:
 
 
 def _keep_weights(ctx: Context, fit: Fit, result: Result, all_weights: bool) -> None:
-    """Write the weights of the members with the lowest seed, or of all, beside the rows."""
+    """Write the weights of living members, those with the lowest seed or all."""
     import torch
 
     path = result.folder / "checkpoints" / "last.ckpt"
     content = torch.load(path, map_location="cpu", weights_only=True)
-    chosen = [i for i, seed in enumerate(fit.seeds) if all_weights or seed == min(fit.seeds)]
+    chosen = [
+        i
+        for i, alive in enumerate(content["state_dict"]["alive"].tolist())
+        if alive and (all_weights or fit.seeds[i] == min(fit.seeds))
+    ]
+    if not chosen:
+        return
     state = {
         name.removeprefix("net."): tensor[chosen]
         for name, tensor in content["state_dict"].items()

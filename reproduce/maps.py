@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,21 +30,16 @@ def target_on_box(name: str) -> Tensor:
     return (-find_energy(name)(grid(BOX).double()) - log_normaliser(name)).exp()
 
 
-def on_box(path: Path, row: str) -> Tensor | None:
-    """Return the density of a trained flow over the box, or None where there are no weights."""
+def on_box(model: DensityModel, member: int) -> Tensor:
+    """Return the density of a member over the box, ``(cells, cells)``."""
     import torch
 
     from lightning_modules.nets import BOX
-    from reproduce.ensembles import load
 
-    if not path.exists():
-        return None
-    model, facts = load(path)
     points = grid(BOX)
     with torch.no_grad():
         found = model.log_prob(points.view(-1, 2)).exp()
-    member = found if found.ndim == 1 else found[facts["rows"].index(row)]
-    return member.view(points.shape[:2])
+    return (found if found.ndim == 1 else found[member]).view(points.shape[:2])
 
 
 def density_and_samples(

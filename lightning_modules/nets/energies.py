@@ -53,6 +53,7 @@ def _two_strands(z: Tensor, apart: Tensor, first: float, second: float) -> Tenso
 ENERGIES: dict[str, Energy] = {"u1": u1, "u2": u2, "u3": u3, "u4": u4}
 
 
+@cache
 def find_energy(name: str) -> Energy:
     """Return a known energy, or the function that ``package.module:function`` names.
 
@@ -62,10 +63,10 @@ def find_energy(name: str) -> Energy:
     """
     if name in ENERGIES:
         return ENERGIES[name]
-    module, colon, attribute = name.partition(":")
+    module, colon, attribute = str(name).partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute) if colon else None
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         found = None
     if not callable(found):
         raise ValueError(
@@ -79,7 +80,10 @@ def find_energy(name: str) -> Energy:
 
 def _check(name: str, energy: Energy) -> None:
     points = _grid(33)[0]
-    values = energy(points)
+    try:
+        values = energy(points)
+    except Exception as error:
+        raise ValueError(f"Target {name} cannot be called with points (…, 2): {error}") from error
     if not isinstance(values, Tensor) or values.shape != points.shape[:-1]:
         raise ValueError(f"Target {name} must map points (…, 2) to energies (…).")
     wrong = ~torch.isfinite(values)

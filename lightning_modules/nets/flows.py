@@ -1,5 +1,6 @@
 """What normalizing flows have in common, and the continuous one."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -48,8 +49,10 @@ class Flow(nn.Module, ABC):
             The base points z and log|det dz/dx|, ``(members, points)``.
         """
 
-    def check(self, points: Tensor) -> None:
-        """Raise ValueError unless ``points`` fits this flow."""
+    def check(self, points: Tensor, part: float = 1.0) -> None:
+        """Raise ValueError unless ``points`` fits this flow and ``part`` is one."""
+        if not 0 < part <= 1:
+            raise ValueError(f"part is {part}; give a number above 0, at most 1.")
         if points.ndim != 3 or points.shape[:2] != (self.members, self.dim):
             raise ValueError(
                 f"The points are {tuple(points.shape)}; this flow takes ({self.members}, "
@@ -77,17 +80,19 @@ class ContinuousFlow(Flow):
         self, field: nn.Module, dim: int, members: int, horizon: float, solver: SolverSettings
     ) -> None:
         super().__init__(dim, members)
-        if not horizon > 0:
-            raise ValueError(f"horizon is {horizon}; give a time above 0.")
+        if not 0 < horizon < math.inf:
+            raise ValueError(f"horizon is {horizon}; give a finite time above 0.")
         self._measures = find_backend(solver).norm is None
         self.field, self.horizon, self.solver = field, horizon, solver
 
     def push(self, z: Tensor, part: float = 1.0) -> tuple[Tensor, Tensor]:
         """Solve from t = 0 to that part of T."""
+        self.check(z, part)
         return self._last(z, (0.0, part * self.horizon))
 
     def pull(self, x: Tensor, part: float = 1.0) -> tuple[Tensor, Tensor]:
         """Solve from that part of T to t = 0."""
+        self.check(x, part)
         return self._last(x, (part * self.horizon, 0.0))
 
     def path(self, points: Tensor, times: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from lightning_modules.nets.members import generators, normal
 
 ITERATIONS = 100
 NEUTRAL = math.log(math.e - 1)  # m of it is 0
+MARGIN = 1e-6
+LAYERS_AT_ONCE = 64  # more of them begin nearer to the identity each, so that all together do
 _DIGITS = 16  # an inverse is accepted where it misses by at most this many roundings
 
 
@@ -24,9 +26,10 @@ class NotInvertible(RuntimeError):
 class PlanarFlow(Flow):
     """K layers z + û tanh(wᵀz + b), each invertible since wᵀû ≥ -1.
 
-    û = u + (m(wᵀu) - wᵀu) w / |w|² with m(x) = -1 + log(1 + eˣ); log|det| of a layer is
-    log|1 + wᵀû (1 - tanh²)|. In one direction the layers are applied; in the other, the root of a
-    monotone function of one variable is found for each of them, to rounding.
+    û = u + (m(wᵀu) - wᵀu) w / |w|² with m(x) = -1 + 10⁻⁶ + log(1 + eˣ); the small number, which is
+    ours, keeps rounding from crossing -1. log|det| of a layer is log(1 + wᵀû (1 - tanh²)). In one
+    direction the layers are applied; in the other, the root of a monotone function of one variable
+    is found for each of them, to rounding.
 
     Args:
         dim: Dimension of the points.
@@ -47,7 +50,8 @@ class PlanarFlow(Flow):
         # Near the identity: û is u without its part along w, and that part starts at wᵀû = 0.
         w = self.w.detach()
         along = NEUTRAL * w / w.square().sum(dim=-1, keepdim=True)
-        self.u = nn.Parameter(normal((layers, dim), 0.1, draw).detach() + along)
+        std = 0.1 / math.sqrt(max(1, layers / LAYERS_AT_ONCE))
+        self.u = nn.Parameter(normal((layers, dim), std, draw).detach() + along)
         self.b = normal((layers,), 1.0, draw)
 
     def push(self, z: Tensor, part: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -58,30 +62,38 @@ class PlanarFlow(Flow):
         """Map data to base by that part of the layers."""
         return self._invert(x, part) if self.generates else self._apply_layers(x, part)
 
-    def constrained(self) -> Tensor:
-        """Return û, ``(members, layers, dim)``."""
+    def constrained(self) -> tuple[Tensor, Tensor]:
+        """Return û, ``(members, layers, dim)``, and wᵀû, ``(members, layers, 1)``."""
         product = (self.w * self.u).sum(dim=-1, keepdim=True)
         length = self.w.square().sum(dim=-1, keepdim=True)
-        return self.u + (F.softplus(product) - 1 - product) * self.w / length
+        slope = F.softplus(product) - (1 - MARGIN)
+        return self.u + (slope - product) * self.w / length, slope
 
-    def _near_the_base(self, part: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return w, û and b of the layers that are that part of the way from the base."""
+    def _near_the_base(self, part: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return w, û, wᵀû and b of the layers that are that part of the way from the base."""
         count = max(1, round(part * self.layers))
         chosen = slice(0, count) if self.generates else slice(self.layers - count, self.layers)
-        return self.w[:, chosen], self.constrained()[:, chosen], self.b[:, chosen]
+        u, slope = self.constrained()
+        return self.w[:, chosen], u[:, chosen], slope[:, chosen], self.b[:, chosen]
 
     def _apply_layers(self, points: Tensor, part: float) -> tuple[Tensor, Tensor]:
-        self.check(points)
-        end, volume = _Chain.apply(points, *self._near_the_base(part))
+        self.check(points, part)
+        with torch.autocast(points.device.type, enabled=False):
+            end, volume = _Chain.apply(points, *self._near_the_base(part))
         return end, volume
 
     def _invert(self, points: Tensor, part: float) -> tuple[Tensor, Tensor]:
-        self.check(points)
-        w, u, b = self._near_the_base(part)
+        self.check(points, part)
+        with torch.autocast(points.device.type, enabled=False):
+            return self._invert_layers(points, *self._near_the_base(part))
+
+    def _invert_layers(
+        self, points: Tensor, w: Tensor, u: Tensor, slopes: Tensor, b: Tensor
+    ) -> tuple[Tensor, Tensor]:
         volume = torch.zeros_like(points[:, 0])
         for k in range(w.shape[1] - 1, -1, -1):
             row, column, shift = w[:, k : k + 1], u[:, k, :, None], b[:, k, None, None]
-            slope = torch.bmm(row, column)
+            slope = slopes[:, k : k + 1]
             h = torch.tanh(_preimage(torch.bmm(row, points), slope, shift) + shift)
             points = points - column * h
             volume = volume - torch.log1p(slope * (1 - h * h)).squeeze(1)
@@ -97,7 +109,7 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, points: Tensor, w: Tensor, u: Tensor, b: Tensor
+        ctx: Any, points: Tensor, w: Tensor, u: Tensor, slope: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor]:
         rows, columns = w.unsqueeze(2).unbind(1), u.unsqueeze(3).unbind(1)
         shifts = b[:, :, None, None].unbind(1)
@@ -107,7 +119,6 @@ class _Chain(torch.autograd.Function):
             states.append(torch.baddbmm(states[-1], column, h))
             activations.append(h)
         end, h = states.pop(), torch.cat(activations, dim=1)
-        slope = (w * u).sum(dim=-1, keepdim=True)
         ctx.states, ctx.activations = states, activations
         ctx.save_for_backward(points, w, u, slope, h)
         return end, torch.log1p(slope * (1 - h * h)).sum(dim=1)
@@ -130,8 +141,9 @@ class _Chain(torch.autograd.Function):
             of_end = torch.baddbmm(of_end, columns[k], of_a)
         return (
             of_end,
-            torch.cat(of_w[::-1], dim=2).transpose(1, 2) + of_slope * u,
-            torch.cat(of_u[::-1], dim=2).transpose(1, 2) + of_slope * w,
+            torch.cat(of_w[::-1], dim=2).transpose(1, 2),
+            torch.cat(of_u[::-1], dim=2).transpose(1, 2),
+            of_slope,
             torch.cat(of_b[::-1], dim=1).sum(dim=-1),
         )
 

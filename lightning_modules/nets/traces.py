@@ -14,7 +14,8 @@ class TracedField(nn.Module):
 
     ``exact`` takes as many vector-Jacobian products as there are dimensions. The other two are
     Hutchinson's estimate εᵀ (∂f/∂z) ε with one ε a point, which is drawn when a solve begins and
-    fixed within it (FFJORD): without bias, at the price of one product.
+    fixed within it (FFJORD): without bias, at the price of one product. They train; in evaluation
+    the trace is exact, so that a density is a function of the point.
 
     Args:
         net: Called as ``net(t, z)`` with ``z`` of shape ``(points, dim)``; every point's value
@@ -37,7 +38,7 @@ class TracedField(nn.Module):
 
     def begin(self, y: Tensor) -> None:
         """Draw the noise of a solve that begins at ``y``, ``(1, dim + 1, points)``."""
-        if self.trace == "exact":
+        if not self._estimates():
             return
         like = y[0, :-1].T.detach()
         with torch.inference_mode(False):
@@ -57,8 +58,11 @@ class TracedField(nn.Module):
             rows = torch.cat([dz.T, divergence.unsqueeze(0)]).unsqueeze(0)
         return rows if graph else rows.detach()
 
+    def _estimates(self) -> bool:
+        return self.training and self.trace != "exact"
+
     def _divergence(self, dz: Tensor, z: Tensor, graph: bool) -> Tensor:
-        if self.trace != "exact":
+        if self._estimates():
             (product,) = torch.autograd.grad(
                 dz, z, self.noise, create_graph=graph, retain_graph=True
             )

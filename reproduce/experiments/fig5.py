@@ -5,8 +5,8 @@ and on two moons, and the densities and samples on the way from noise to data. R
 `nf` with `circles` and `moons`.
 
 - `nll`: mean of -log q over 10,000 held-out points, in nats, with `nll_se` over the points.
-- `nll_gap`: the same less that of the density the points come from, on the same points: zero is
-  the least that any model can have.
+- `nll_gap`: the same less that of the density the points come from, on the same points. Zero is
+  what that density has itself.
 
 Samples of the planar flow, which the paper's figure does not show, need the inverse of every
 layer: a root in one variable, found by Newton's method to 16 roundings.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from lightning_modules import DensityModel
     from reproduce.jobs import Result
 
 PROTOCOL = 1
@@ -125,8 +126,9 @@ def _transformation(records: list[Record], folder: "Path", data: str) -> "Figure
     with plotting.style():
         figure, axes = plotting.subplots(4, len(PARTS) + 1, size=(2.0, 2.05))
         for k, kind in enumerate(KINDS):
-            path = folder / "weights" / f"{records[0].profile}-{kind}_{data}.safetensors"
-            for column, (part, density, samples) in enumerate(_parts(path, HALF[data])):
+            found = ensembles.drawn_from(folder, records, f"{kind}_{data}")
+            parts = _parts(None if found is None else found[0], HALF[data])
+            for column, (part, density, samples) in enumerate(parts):
                 upper, lower = axes[2 * k][column], axes[2 * k + 1][column]
                 show(upper, density)
                 scatter(lower, samples, HALF[data])
@@ -145,16 +147,14 @@ def _transformation(records: list[Record], folder: "Path", data: str) -> "Figure
     return figure
 
 
-def _parts(path: "Path", half: float) -> list[tuple[float, Any, Any]]:
-    """Return part, density and samples for every part of the way; None without weights."""
+def _parts(model: "DensityModel | None", half: float) -> list[tuple[float, Any, Any]]:
+    """Return part, density and samples for every part of the way; None without a model."""
     import torch
 
-    from reproduce.ensembles import load
     from reproduce.maps import density_and_samples
 
-    if not path.exists():
+    if model is None:
         return [(part, None, None) for part in PARTS]
-    model, _ = load(path)
     generator = torch.Generator()
     return [
         (part, *density_and_samples(model, half, generator.manual_seed(0), part)) for part in PARTS

@@ -105,10 +105,8 @@ def _checks(result: "Result", fit: Fit, i: int, values: dict[str, float]) -> dic
 
 
 def _model(records: list[Record], folder: "Path", row: str) -> "DensityModel | None":
-    from reproduce.ensembles import load
-
-    path = folder / "weights" / f"{records[0].profile}-{row}.safetensors"
-    return load(path)[0] if path.exists() else None
+    found = ensembles.drawn_from(folder, records, row)
+    return None if found is None else found[0]
 
 
 def _density(model: "DensityModel", part: float) -> "Tensor":

@@ -46,7 +46,7 @@ def _continuous(solver: SolverSettings = TIGHT) -> Flow:
 
 def _free_form(trace: str = "exact") -> Flow:
     torch.manual_seed(0)
-    field = TracedField(_louder(TimeMLP(2, 8, 2), 2.0), trace)  # type: ignore[arg-type]
+    field = TracedField(_louder(TimeMLP(2, 8, 2), 2.0), trace)
     return ContinuousFlow(field, 2, 1, 1.0, TIGHT)
 
 
@@ -149,11 +149,31 @@ def test_every_backend_solves_the_planar_field(backend: str, gradient: str) -> N
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
-def test_a_layer_that_cannot_be_inverted_says_so() -> None:
-    s, slope, b = (torch.full((1, 1, 1), v, dtype=torch.float64) for v in (0.3, -3.0, 0.0))
+def test_a_root_that_is_not_found_says_so() -> None:
+    slope, b = torch.full((1, 1, 1), -0.5), torch.zeros(1, 1, 1)
     with pytest.raises(NotInvertible, match="train in float64"):
-        # Where the left side falls, the bracket may hold no root that Newton accepts.
-        _preimage(torch.full_like(s, math.nan), slope, b)
+        _preimage(torch.full((1, 1, 1), math.nan), slope, b)
+
+
+def test_no_weights_lead_beyond_what_is_invertible() -> None:
+    flow = PlanarFlow(2, 500, [0], generates=True)
+    with torch.no_grad():
+        flow.u.copy_(-20 * flow.w)  # as far down as m goes
+    u, slope = flow.constrained()
+    assert bool((slope > -1).all())
+    _, volume = flow.push(3 * torch.randn(1, 2, 1000, generator=torch.Generator().manual_seed(0)))
+    assert bool(torch.isfinite(volume).all())
+    torch.testing.assert_close((flow.w * u).sum(-1, keepdim=True), slope, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [32, 963, 1702])
+def test_planar_flows_begin_near_the_identity_however_deep(layers: int) -> None:
+    flow = PlanarFlow(2, layers, [0, 1, 2], generates=True)
+    z = torch.randn(3, 2, 2000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x, _ = flow.push(z)
+    assert float(x.std()) < 2
+    assert float((x.abs() > 4).any(dim=1).float().mean()) < 0.05
 
 
 def test_the_root_is_found_at_the_edge_of_what_is_invertible() -> None:

@@ -1,5 +1,6 @@
 """Figures 4 and 5, two moons and the checks of flows: what is trained, derived and drawn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,12 +166,37 @@ def test_a_member_that_was_left_out_is_a_row_with_its_reason(tmp_path: Path) -> 
     (dead,) = [r for r in rows if r.row == "cnf_u3_2"]
     assert (dead.metric, dead.status) == ("kl", "diverged")
     assert "lower model.optimizer.lr" in dead.hint
+    metrics["test/kl/1"] = float("nan")
+    (lost,) = [
+        r for r in ensembles._records(_ctx(tmp_path), fit, result, "kl", None)
+        if r.row == "cnf_u3_2"
+    ]  # fmt: skip
+    assert (lost.status, lost.hint) == ("diverged", ensembles.NOT_FINITE)
     failed = ensembles._records(
         _ctx(tmp_path), fit, Result(job, tmp_path, "killed", "by hand"), "kl", None
     )
     assert [(r.row, r.status, r.hint) for r in failed] == [
         ("cnf_u1_2", "killed", "by hand"), ("cnf_u3_2", "killed", "by hand")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["model.targets=[u1]", "model.init_args.size=3",
+                                    "data.name=circles"])  # fmt: skip
+def test_what_says_which_fit_a_row_is_cannot_be_changed(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fig4", "--profile", "smoke", "--set", change, "--out", str(tmp_path)]
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert "says which fit a row is" in capsys.readouterr().err
+
+
+def test_weights_of_another_run_are_not_drawn(moons: Path) -> None:
+    folder = moons / "two_moons"
+    rows = records.read(folder / "smoke.csv")
+    assert ensembles.drawn_from(folder, rows, "cnf") is not None
+    others = [replace(r, run="f" * 12) for r in rows]
+    assert ensembles.drawn_from(folder, others, "cnf") is None
+    assert two_moons.movie(others, folder) is None
 
 
 def test_a_target_integrates_to_one_over_its_map() -> None:

@@ -57,6 +57,19 @@ def test_every_configuration_states_all_settings_of_its_model_and_data(
         assert printed[part] == stated[part]
 
 
+@pytest.mark.parametrize("name", ["fig4_cnf", "fig4_nf", "fig5_cnf", "fig5_nf", "ffjord"])
+def test_every_kind_of_flow_fits_and_validates_from_its_configuration(
+    name: str, tmp_path: Path
+) -> None:
+    small = ["--data.batch_size=16", "--data.steps=2", "--data.test_points=20"]
+    small += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    root = ["--trainer.default_root_dir", str(tmp_path)]
+    assert _main(["fit", "--config", _config(f"{name}.yaml"), *small, *root]) == 0
+    content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert bool(content["state_dict"]["alive"].all())
+
+
 def test_flags_reach_nested_settings_and_seed_zero_is_a_seed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -26,6 +26,7 @@ def update(config: Path, root: str, **distributed: Any) -> Tensor:
     settings = yaml.safe_load(config.read_text())
     given, data_given = (settings[part]["init_args"] for part in ("model", "data"))
     given["solver"] |= {"rtol": 1e-5, "atol": 1e-5}
+    given["optimizer"] |= {"name": "sgd"}  # others forget the size of the gradient
     data_given |= {"batch_size": 8}
     data_given |= {"root": root, "seed": 0} if "root" in data_given else {"steps": 1}
     if "trace" in given:
