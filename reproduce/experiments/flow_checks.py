@@ -13,16 +13,21 @@ Rows:
   and `evaluations_ratio`, evaluations to the base over those from it; a value for every seed of
   the moons of `fig5`, which must have been trained.
 - `width`: `time_exponent`, slope of log time of one evaluation with its trace over log width, 64
-  to 512 units, with the 95 % interval over rounds; `units_<M>`, that time over that at 64.
+  to 512 units on 4,096 points, with the 95 % interval over rounds; `units_<M>`, that time over
+  that at 64. The hypernetwork, which is asked once a step, is left out.
 - `iteration_<who>`: `ratio`, time of a training iteration (512 points, 64 units, dopri5 at 1e-5,
   t from 0 to 10, forward and backward) over that of the public example, which differentiates for
-  the trace and solves with torchdiffeq, in the same rounds; and `evaluations`, forward.
+  the trace and solves with torchdiffeq, in the same rounds; its `milliseconds`, which mean this
+  machine alone; and `evaluations`, forward.
+- `members_cnf`, `members_planar`: `ratio`, time of an iteration of 15 fits side by side (Figure 4,
+  size 8, 512 points) over that of one.
 
 Deviations: none, the paper measured none of this.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from lightning_modules import DensityModel
     from lightning_modules.nets import Flow, PlanarField
 
 PROTOCOL = 1
@@ -58,6 +64,7 @@ def run(ctx: Context) -> list[Record]:
         "hutchinson": lambda: _hutchinson(given["estimates"]),
         "width": lambda: {"width": _width(given["rounds"])},
         "iteration": lambda: _iterations(given["rounds"]),
+        "members": lambda: _members(given["rounds"]),
     }
     records: list[Record] = []
     for check in checks.values():
@@ -125,7 +132,7 @@ def _budget(given: dict[str, Any]) -> str:
 
 
 def _unit(metric: str) -> str:
-    return "evaluations" if metric == "evaluations" else ""
+    return {"evaluations": "evaluations", "milliseconds": "ms"}.get(metric, "")
 
 
 def _random_flows() -> "list[Flow]":
@@ -307,10 +314,37 @@ def _iterations(rounds: int) -> dict[str, dict[str, float]]:
     return {
         f"iteration_{name}": {
             "ratio": timings[name].ratio_to(timings[EXAMPLE]),
+            "milliseconds": 1e3 * timings[name].median,
             "evaluations": evaluations[name],
         }
         for name in ways
     }
+
+
+def _members(rounds: int) -> dict[str, dict[str, float]]:
+    """Return the time of 15 fits side by side over that of one."""
+    import torch
+
+    from lightning_modules import DensityModel
+    from reproduce.timing import interleave
+
+    work = {}
+    for kind in ("cnf", "planar"):
+        for targets in (["u1"], ["u1"] * 5 + ["u3"] * 5 + ["u4"] * 5):
+            seeds = list(range(len(targets)))
+            model = DensityModel(kind, "kl", size=8, targets=targets, member_seeds=seeds)
+            batch = torch.randn(len(targets), POINTS, 2)
+            work[f"{kind}_{len(targets)}"] = partial(_update, model, batch)
+    timings = interleave(work, rounds)
+    return {
+        f"members_{kind}": {"ratio": timings[f"{kind}_15"].ratio_to(timings[f"{kind}_1"])}
+        for kind in ("cnf", "planar")
+    }
+
+
+def _update(model: "DensityModel", batch: "Tensor") -> None:
+    model.zero_grad()
+    model.member_losses(batch).sum().backward()
 
 
 def _iterate(flow: "Flow", z: "Tensor") -> None:
