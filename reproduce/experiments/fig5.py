@@ -45,8 +45,8 @@ HALF = {"circles": 1.6, "moons": 2.5}  # half the side of what is shown
 
 PROFILES = {
     "smoke": Profile({"iterations": 4, "points": 100}, seeds=1, minutes=0.5),
-    "quick": Profile({"iterations": 1_500, "points": 10_000}, seeds=1, minutes=None),
-    "short": Profile({"iterations": 5_000, "points": 10_000}, seeds=5, minutes=None),
+    "quick": Profile({"iterations": 1_500, "points": 10_000}, seeds=1, minutes=2),
+    "short": Profile({"iterations": 5_000, "points": 10_000}, seeds=5, minutes=5),
     "paper": Profile({"iterations": 10_000, "points": 10_000}, seeds=5, minutes=None),
 }
 
@@ -124,7 +124,7 @@ def _transformation(records: list[Record], folder: "Path", data: str) -> "Figure
 
     names = {"cnf": "continuous flow", "nf": "planar layers"}
     with plotting.style():
-        figure, axes = plotting.subplots(4, len(PARTS) + 1, size=(2.0, 2.05))
+        figure, axes = plotting.subplots(4, len(PARTS) + 1, size=(1.5, 1.55))
         for k, kind in enumerate(KINDS):
             found = ensembles.drawn_from(folder, records, f"{kind}_{data}")
             parts = _parts(None if found is None else found[0], HALF[data])

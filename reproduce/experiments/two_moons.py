@@ -41,8 +41,8 @@ STILLS = (0.02, 0.25, 0.5, 0.75, 1.0)
 PROFILES = {
     "smoke": Profile({"steps": 2, "points": 100}, seeds=1, minutes=0.5),
     "quick": Profile({"steps": 110, "points": 10_000}, seeds=1, minutes=1),
-    "short": Profile({"steps": 110, "points": 10_000}, seeds=5, minutes=1),
-    "paper": Profile({"steps": 110, "points": 10_000}, seeds=5, minutes=1),
+    "short": Profile({"steps": 110, "points": 10_000}, seeds=5, minutes=0.2),
+    "paper": Profile({"steps": 110, "points": 10_000}, seeds=5, minutes=0.2),
 }
 
 
@@ -130,7 +130,7 @@ def _training(records: list[Record], folder: "Path") -> "Figure":
     moons = PlaneData("moons", test_points=SAMPLES).fixed("test")[0]
     budgets = {r.row: r.budget for r in records}
     with plotting.style():
-        figure, axes = plotting.subplots(2, 1 + len(EPOCHS), size=(3.0, 3.1))
+        figure, axes = plotting.subplots(2, 1 + len(EPOCHS), size=(2.5, 2.6))
         base = torch.randn(SAMPLES, 2, generator=torch.Generator().manual_seed(0))
         scatter(axes[0][0], moons, HALF)
         scatter(axes[1][0], base, HALF)
