@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lightning_modules.nets.flows import Flow
 from lightning_modules.nets.members import generators, normal
 
-ITERATIONS = 100
+ITERATIONS = 200
 NEUTRAL = math.log(math.e - 1)  # m of it is 0
 MARGIN = 1e-6
 LAYERS_AT_ONCE = 64  # more of them begin nearer to the identity each, so that all together do
@@ -29,7 +29,7 @@ class PlanarFlow(Flow):
     û = u + (m(wᵀu) - wᵀu) w / |w|² with m(x) = -1 + 10⁻⁶ + log(1 + eˣ); the small number, which is
     ours, keeps rounding from crossing -1. log|det| of a layer is log(1 + wᵀû (1 - tanh²)). In one
     direction the layers are applied; in the other, the root of a monotone function of one variable
-    is found for each of them, to rounding.
+    is found for each of them, in float64 and to its rounding.
 
     Args:
         dim: Dimension of the points.
@@ -85,7 +85,9 @@ class PlanarFlow(Flow):
     def _invert(self, points: Tensor, part: float) -> tuple[Tensor, Tensor]:
         self.check(points, part)
         with torch.autocast(points.device.type, enabled=False):
-            return self._invert_layers(points, *self._near_the_base(part))
+            layers = (tensor.double() for tensor in self._near_the_base(part))
+            start, volume = self._invert_layers(points.double(), *layers)
+        return start.to(points.dtype), volume.to(points.dtype)
 
     def _invert_layers(
         self, points: Tensor, w: Tensor, u: Tensor, slopes: Tensor, b: Tensor
@@ -151,27 +153,31 @@ class _Chain(torch.autograd.Function):
 def _preimage(s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
     """Return α with α + slope · tanh(α + b) = s, differentiable once in all arguments.
 
-    Newton's method, kept inside a bracket that halves where it would leave it. The left side
-    does not fall anywhere, since slope ≥ -1.
+    Newton's method inside a bracket, which is halved instead wherever Newton would leave it or has
+    not halved what is missed: from both sides of a steep tanh, it would jump to and fro. The left
+    side does not fall anywhere, since slope ≥ -1.
     """
     with torch.no_grad():
         reach = slope.abs()
         low, high, root = s - reach, s + reach, s.clone()
-        close = _DIGITS * torch.finfo(s.dtype).eps * (1 + s.abs() + reach)
+        missed_before = torch.full_like(s, math.inf)
+        digits = _DIGITS * torch.finfo(s.dtype).eps
         for _ in range(ITERATIONS):
             value, steepness = _with_slope(root, s, slope, b)
+            # The sum is rounded, and within the tanh its argument is.
+            close = digits * (1 + s.abs() + reach * (1 + root.abs() + b.abs()))
             if bool((value.abs() <= close).all()):
                 break
             low, high = torch.where(value < 0, root, low), torch.where(value > 0, root, high)
             newton = root - value / steepness
-            inside = (newton > low) & (newton < high)
-            root = torch.where(inside, newton, (low + high) / 2)
+            good = (newton > low) & (newton < high) & (value.abs() < missed_before / 2)
+            root, missed_before = torch.where(good, newton, (low + high) / 2), value.abs()
         else:
             missed = float((value.abs() - close).max())
             raise NotInvertible(
                 f"A planar layer could not be inverted: after {ITERATIONS} iterations a point is "
                 f"still missed by {missed:.1e}. Its wᵀû is {float(slope.min()):.6f}, where -1 is "
-                "the end of what is invertible; train in float64 or with a lower rate."
+                "the end of what is invertible; train with a lower rate."
             )
     # One more step, with a graph, has the derivative of the implicit function.
     value, steepness = _with_slope(root, s, slope, b)

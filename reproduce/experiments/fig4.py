@@ -71,8 +71,8 @@ def _profile(
 
 PROFILES = {
     "smoke": _profile((4, 1e-3), (8, 1e-3), 200, sizes=(2,), seeds=1, minutes=0.5),
-    "quick": _profile((500, 5e-3), (10_000, 5e-4), 20_000, seeds=1, minutes=None),
-    "short": _profile((2_000, 5e-3), (100_000, 5e-5), 50_000, seeds=5, minutes=None),
+    "quick": _profile((500, 5e-3), (10_000, 5e-4), 20_000, seeds=1, minutes=7),
+    "short": _profile((2_000, 5e-3), (100_000, 5e-5), 50_000, seeds=5, minutes=12),
     "paper": _profile((10_000, 1e-3), (500_000, 1e-5), 50_000, deepest=32, seeds=5, minutes=None),
 }
 
@@ -92,7 +92,7 @@ def run(ctx: Context) -> list[Record]:
 def table(records: list[Record]) -> "pd.DataFrame":
     """One line per energy and size: KL of each kind, mean over seeds and half its interval.
 
-    Where a seed failed, how many did not is said beside it.
+    In brackets the mean mass outside of the box; where a seed failed, how many did not.
     """
     import pandas as pd
 
@@ -101,9 +101,11 @@ def table(records: list[Record]) -> "pd.DataFrame":
         for size in SIZES:
             line = {}
             for kind in KINDS:
-                mean, row = _mean(records, kind, target, size), f"{kind}_{target}_{size}"
-                if mean is not None:
-                    line[kind] = f"{mean[0]:.3f} ± {mean[1]:.3f}{_survivors(records, row)}"
+                row = f"{kind}_{target}_{size}"
+                kl, outside = (_mean(records, row, metric) for metric in ("kl", "outside"))
+                if kl is not None and outside is not None:
+                    more = f"{outside[0]:.0%}{_survivors(records, row)}"
+                    line[kind] = f"{kl[0]:.3f} ± {kl[1]:.3f} [{more}]"
             if line:
                 lines[target, size] = line
     return pd.DataFrame.from_dict(lines, orient="index")
@@ -146,12 +148,11 @@ def _fit(ctx: Context, kind: str, size: int) -> Fit:
     )
 
 
-def _mean(records: list[Record], kind: str, target: str, size: int) -> tuple[float, float] | None:
-    """Return the mean KL over seeds and half its 95 % interval (0 for one seed)."""
+def _mean(records: list[Record], row: str, metric: str) -> tuple[float, float] | None:
+    """Return the mean over seeds and half its 95 % interval (0 for one seed)."""
     from reproduce import statistics
 
-    row = f"{kind}_{target}_{size}"
-    values = [r.value for r in records if (r.row, r.metric, r.status) == (row, "kl", "ok")]
+    values = [r.value for r in records if (r.row, r.metric, r.status) == (row, metric, "ok")]
     if not values:
         return None
     interval = statistics.mean_interval(values)
@@ -163,7 +164,7 @@ def _survivors(records: list[Record], row: str) -> str:
     """Say of how many seeds a mean is, where it is not of all."""
     seeds = {r.seed for r in records if r.row == row}
     ok = {r.seed for r in records if r.row == row and r.status == "ok"}
-    return "" if ok == seeds else f" ({len(ok)} of {len(seeds)})"
+    return "" if ok == seeds else f", {len(ok)} of {len(seeds)}"
 
 
 def _densities(records: list[Record], folder: "Path") -> "Figure":
@@ -192,7 +193,7 @@ def _densities(records: list[Record], folder: "Path") -> "Figure":
             if row == 0:
                 panels[0].set_title("target", fontsize=12)
             panels[0].set_ylabel(target.upper(), rotation=0, labelpad=14)
-            _lines(axes[row][9], records, target, ("nf", "cnf"))
+            _lines(axes[row][9], records, target, ("nf", "cnf"), "kl")
             axes[row][9].set_ylabel("KL on the box (nats)", fontsize=10)
         axes[-1][9].set_xlabel("K or M", fontsize=11)
         axes[0][9].legend(fontsize=9)
@@ -216,26 +217,30 @@ def _map(
 
 
 def _variants(records: list[Record]) -> "Figure":
-    """The divergences of all kinds, an energy a panel."""
+    """The divergences of all kinds and the mass outside of the box, an energy a column."""
     from reproduce import plotting
 
     with plotting.style():
-        figure, axes = plotting.subplots(1, len(TARGETS), size=(4.8, 4.4))
-        for panel, target in zip(axes, TARGETS, strict=True):
-            _lines(panel, records, target, KINDS)
-            panel.set_title(target.upper())
-            panel.set_xlabel("size: M, or K where it is equal")
-        axes[0].set_ylabel("KL on the box (nats), mean and 95 % interval")
-        axes[0].legend(fontsize=10)
-        figure.suptitle(_budgets(records), fontsize=11)
+        figure, axes = plotting.subplots(2, len(TARGETS), size=(4.8, 3.8), sharex=True)
+        for column, target in enumerate(TARGETS):
+            for panel, metric in zip(axes[:, column], ("kl", "outside"), strict=True):
+                _lines(panel, records, target, KINDS, metric)
+            axes[0][column].set_title(target.upper())
+            axes[1][column].set_xlabel("M, or the K that it stands for")
+        axes[0][0].set_ylabel("KL on the box (nats)")
+        axes[1][0].set_ylabel("mass outside of it")
+        axes[0][0].legend(fontsize=10)
+        figure.suptitle(f"Means and 95 % intervals; {_budgets(records)}", fontsize=11)
     return figure
 
 
-def _lines(axes: "Axes", records: list[Record], target: str, kinds: tuple[str, ...]) -> None:
+def _lines(
+    axes: "Axes", records: list[Record], target: str, kinds: tuple[str, ...], metric: str
+) -> None:
     from reproduce import plotting
 
     for kind in kinds:
-        found = {size: _mean(records, kind, target, size) for size in SIZES}
+        found = {size: _mean(records, f"{kind}_{target}_{size}", metric) for size in SIZES}
         points = {size: mean for size, mean in found.items() if mean is not None}
         if not points:
             continue

@@ -151,7 +151,7 @@ def test_every_backend_solves_the_planar_field(backend: str, gradient: str) -> N
 
 def test_a_root_that_is_not_found_says_so() -> None:
     slope, b = torch.full((1, 1, 1), -0.5), torch.zeros(1, 1, 1)
-    with pytest.raises(NotInvertible, match="train in float64"):
+    with pytest.raises(NotInvertible, match="train with a lower rate"):
         _preimage(torch.full((1, 1, 1), math.nan), slope, b)
 
 
@@ -164,6 +164,14 @@ def test_no_weights_lead_beyond_what_is_invertible() -> None:
     _, volume = flow.push(3 * torch.randn(1, 2, 1000, generator=torch.Generator().manual_seed(0)))
     assert bool(torch.isfinite(volume).all())
     torch.testing.assert_close((flow.w * u).sum(-1, keepdim=True), slope, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("height", [-0.99, 3.0, 700.0])
+def test_the_root_is_found_from_both_sides_of_a_steep_tanh(height: float) -> None:
+    s = torch.linspace(-900, 900, 1801, dtype=torch.float64).view(1, 1, -1)
+    slope, b = (torch.full((1, 1, 1), v, dtype=torch.float64) for v in (height, 20.0))
+    root = _preimage(s, slope, b)
+    torch.testing.assert_close(root + slope * torch.tanh(root + b), s, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("layers", [32, 963, 1702])

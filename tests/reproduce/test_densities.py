@@ -136,9 +136,9 @@ def _records(rows: dict[str, list[float]], metric: str, experiment: str) -> list
 def test_figure_4_shows_means_and_intervals_never_the_best_seed(tmp_path: Path) -> None:
     rows = {f"{k}_{t}_{n}": [0.1, 0.2, 0.6] for k in fig4.KINDS for t in fig4.TARGETS
             for n in fig4.SIZES}  # fmt: skip
-    made = _records(rows, "kl", "fig4")
+    made = _records(rows, "kl", "fig4") + _records(rows, "outside", "fig4")
     table = fig4.table(made)
-    assert set(table["cnf"]) == {"0.300 ± 0.657"}
+    assert set(table["cnf"]) == {"0.300 ± 0.657 [30%]"}
     drawn = fig4.figures(made, tmp_path)
     assert set(drawn) == {"", "variants"}
     lines = drawn["variants"].axes[0].containers
