@@ -49,14 +49,14 @@ class HyperNetwork(nn.Module):
 
     def forward(self, times: Tensor) -> Weights:
         """Return the weights at times ``(time,)``."""
-        members = len(self.first.weight)
+        members, width, dim = len(self.first.weight), self.width, self.dim
         x = times.view(1, -1, 1).expand(members, -1, 1)
-        x = self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
-        block = self.width * self.dim
-        w, u, gate, b = x.transpose(0, 1).split([block, block, block, self.width], dim=-1)
-        w = w.unflatten(-1, (self.width, self.dim))
-        u = (u * torch.sigmoid(gate) / self.width).unflatten(-1, (self.dim, self.width))
-        c = (w.transpose(-1, -2) * u).sum(dim=-2, keepdim=True)
+        x = self.last(self.second(self.first(x).tanh()).tanh())
+        lead, block = (len(times), members), width * dim
+        w, u, gate, b = x.transpose(0, 1).split_with_sizes([block, block, block, width], -1)
+        w = w.view(*lead, width, dim)
+        u = (u * gate.sigmoid() / width).view(*lead, dim, width)
+        c = (w.mT * u).sum(dim=-2, keepdim=True)
         return Weights(w, b.unsqueeze(-1), u, c)
 
 
@@ -77,10 +77,13 @@ class PlanarField(nn.Module):
     Source: Chen et al. (2018), Section 4.1 and Appendix A; the hypernetwork is the public code's.
     """
 
+    one: Tensor
+
     def __init__(self, dim: int, width: int, hidden: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self._rows = dim, [dim, 1]
         self.hyper = HyperNetwork(dim, width, hidden, seeds)
+        self.register_buffer("one", torch.ones(()), persistent=False)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt, shaped like ``y``: ``(members, dim + 1, points)``."""
@@ -93,30 +96,33 @@ class PlanarField(nn.Module):
         return self.hyper(times)
 
     def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Write dy/dt to ``out``; return tanh and its square."""
+        """Write dy/dt to ``out``; return tanh and its derivative."""
         w, b, u, trace = c
-        h = torch.baddbmm(b, w, y[:, : self.dim]).tanh_()
-        squared = h * h
-        out[:, : self.dim] = torch.bmm(u, h)
-        out[:, self.dim :] = torch.baddbmm(trace.sum(-1, keepdim=True), trace, squared, alpha=-1)
-        return h, squared
+        z, (of_z, of_trace) = y[:, : self.dim], out.split_with_sizes(self._rows, 1)
+        h = torch.baddbmm(b, w, z).tanh_()
+        flat = torch.addcmul(self.one, h, h, value=-1)
+        torch.bmm(u, h, out=of_z)
+        torch.bmm(trace, flat, out=of_trace)
+        return h, flat
 
     def pull(
         self, c: Coefficients, y: Tensor, note: tuple[Tensor, Tensor], kappa: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the vector-Jacobian products with respect to state and weights."""
-        (w, _, u, trace), (h, squared) = c, note
-        of_z, of_trace = kappa[:, : self.dim], kappa[:, self.dim :]
+        (w, _, u, trace), (h, flat) = c, note
+        of_z, of_trace = kappa.split_with_sizes(self._rows, 1)
         g = torch.bmm(u.transpose(1, 2), of_z)
         g.addcmul_(torch.bmm(trace.transpose(1, 2), of_trace), h, value=-2)
-        g.addcmul_(g, squared, value=-1)  # now the cotangent of W z + b
-        pulled = torch.zeros_like(y)
-        pulled[:, : self.dim] = torch.bmm(w.transpose(1, 2), g)
-        of_c = of_trace.sum(-1, keepdim=True) - torch.bmm(of_trace, squared.transpose(1, 2))
+        g.mul_(flat)  # now the cotangent of W z + b
+        pulled = torch.empty_like(y)
+        to_z, to_volume = pulled.split_with_sizes(self._rows, 1)
+        torch.bmm(w.transpose(1, 2), g, out=to_z)
+        to_volume.zero_()  # nothing depends on the volume so far
         return (
             pulled,
-            torch.bmm(g, y[:, : self.dim].transpose(1, 2)),
+            # This way round, the product has long rows on the side that is read fastest.
+            torch.bmm(y[:, : self.dim], g.transpose(1, 2)).transpose(1, 2),
             g.sum(-1, keepdim=True),
             torch.bmm(of_z, h.transpose(1, 2)),
-            of_c,
+            torch.bmm(of_trace, flat.transpose(1, 2)),
         )

@@ -8,7 +8,7 @@ The gradient is that of the discrete solve, as with any other field and ``gradie
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ def solve_factored(problem: Problem, field: FactoredField, y0: Tensor, times: Te
         return torch.stack(_forward(problem, field, y0, times, None))
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     """One evaluation as its backward pass needs it."""
 
     t: float
@@ -61,7 +60,7 @@ class _Stages(BufferedStages):
 
     def open(self, t: Time, y: Tensor) -> None:
         """Evaluate the first slope of the first step; later steps inherit theirs."""
-        self._note(0, number(t), self._at([number(t)]), 0, y)
+        self._note(0, number(t), self._at([number(t)])[0], y)
 
     def step(self, t: Time, dt: Time, y: Tensor) -> Tensor:
         """Evaluate the slopes of a step and return the state at its end, ``(numbers,)``."""
@@ -70,7 +69,7 @@ class _Stages(BufferedStages):
         coefficients = self._at(ticks[first:])
         for i in range(first, tableau.stages):
             stage = self.stage(i, y, dt) if i else y
-            self._note(i, ticks[i], coefficients, i - first, stage)
+            self._note(i, ticks[i], coefficients[i - first], stage)
         return stage if tableau.fsal else self.stage(tableau.stages, y, dt)
 
     def advance(self) -> None:
@@ -78,12 +77,12 @@ class _Stages(BufferedStages):
         super().advance()
         self.notes[0] = self.notes[-1]
 
-    def _at(self, ticks: list[float]) -> Coefficients:
+    def _at(self, ticks: list[float]) -> list[Coefficients]:
         times = torch.tensor(ticks, dtype=self._dtype, device=self._device)
-        return self._factored.coefficients(times)
+        parts = self._factored.coefficients(times)
+        return list(zip(*(part.unbind() for part in parts), strict=True))
 
-    def _note(self, i: int, t: float, coefficients: Coefficients, row: int, y: Tensor) -> None:
-        c = tuple(part[row] for part in coefficients)
+    def _note(self, i: int, t: float, c: Coefficients, y: Tensor) -> None:
         y = y.view(self._shape)
         self._stats.nfe_forward += 1
         self.notes[i] = _Note(t, c, y, self._factored.slope(c, y, self._slopes[i]))
