@@ -50,8 +50,8 @@ EXAMPLE = "example"
 PROFILES = {
     "smoke": Profile({"rounds": 2, "estimates": 200, "cells": 200}, seeds=1, minutes=0.5),
     "quick": Profile({"rounds": 15, "estimates": 20_000, "cells": 600}, seeds=1, minutes=1),
-    "short": Profile({"rounds": 40, "estimates": 20_000, "cells": 600}, seeds=5, minutes=2),
-    "paper": Profile({"rounds": 40, "estimates": 20_000, "cells": 600}, seeds=5, minutes=2),
+    "short": Profile({"rounds": 40, "estimates": 20_000, "cells": 600}, seeds=5, minutes=0.2),
+    "paper": Profile({"rounds": 40, "estimates": 20_000, "cells": 600}, seeds=5, minutes=0.2),
 }
 
 

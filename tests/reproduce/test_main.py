@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,24 @@ def test_the_readmes_ratios_are_the_shipped_ones() -> None:
         f"evaluates them, take {ratio['convolution_floor']}.",
     ):
         assert line in text
+    flows = records.read(README.parent / "results" / "flow_checks" / "short.csv")
+    ratio = {r.row: r.value for r in flows if r.metric == "ratio"}
+    assert f"it takes {ratio['iteration_native']:.3f}\nof the time" in text
+    assert f"side by side {ratio['members_cnf']:.1f} times that of one" in text
+    gaps = records.read(README.parent / "results" / "fig5" / "short.csv")
+    means = [
+        statistics.fmean(r.value for r in gaps if (r.row, r.metric) == (row, "nll_gap"))
+        for row in ("nf_moons", "cnf_moons")
+    ]
+    assert f"{means[0]:.3f} against {means[1]:.3f} nats" in text
+    energies = records.read(README.parent / "results" / "fig4" / "short.csv")
+    divergence = {(r.row, r.seed): r.value for r in energies if r.metric == "kl"}
+    for name in ("u1_2", "u1_4", "u1_8", "u3_2", "u3_4", "u3_8", "u4_2", "u4_4", "u4_8"):
+        deep, cnf = (
+            statistics.fmean(divergence[f"{kind}_{name}", seed] for seed in range(5))
+            for kind in ("nf_deep", "cnf")
+        )
+        assert deep < cnf
     costs = records.read(README.parent / "results" / "costs" / "quick.csv")
     per_step = {r.row: r.value for r in costs if r.metric == "memory_per_step"}
     state = next(r.value for r in costs if r.metric == "state")

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import MNIST
-from reproduce import evidence, provenance, records, trained, weights
+from datamodules import MNIST, PlaneData
+from reproduce import ensembles, evidence, provenance, records, trained, weights
 from reproduce.__main__ import names
 from reproduce.experiments import table1
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILES = sorted(RESULTS.glob("*/*.csv"))
-WEIGHTS = sorted(RESULTS.glob("*/weights/short-*.safetensors"))
+WEIGHTS = sorted(RESULTS.glob("table1/weights/short-*.safetensors"))
+FLOWS = sorted(RESULTS.glob("f*/weights/short-*.safetensors"))
+LIKELIHOODS = sorted(RESULTS.glob("fig5/weights/short-*.safetensors"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -33,8 +35,7 @@ def test_every_row_has_its_provenance_its_protocol_and_a_figure(path: Path) -> N
 
 
 def test_every_row_of_table_1_ships_the_weights_that_other_experiments_start_from() -> None:
-    of_table1 = {path.stem for path in WEIGHTS if path.parents[1].name == "table1"}
-    assert of_table1 == {f"short-{row}" for row in table1.ROWS}
+    assert {path.stem for path in WEIGHTS} == {f"short-{row}" for row in table1.ROWS}
 
 
 def test_every_folder_belongs_to_an_experiment() -> None:
@@ -70,3 +71,26 @@ def test_comparison_has_a_line_for_every_verdict() -> None:
         lines = list(csv.DictReader(file))
     assert {"number", "claim"} <= {line["kind"] for line in lines}
     assert all(line["verdict"] for line in lines)
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
+def test_shipped_flows_are_small_and_belong_to_the_shipped_rows(path: Path) -> None:
+    assert path.stat().st_size < weights.LARGEST
+    model, facts = ensembles.load(path)
+    rows = records.read(path.parents[1] / "short.csv")
+    assert {
+        (row, seed, facts["run"]) for row, seed in zip(facts["rows"], facts["seeds"], strict=True)
+    } <= {(r.row, r.seed, r.run) for r in rows}
+    assert model.members == len(facts["rows"])
+
+
+@pytest.mark.parametrize("path", LIKELIHOODS, ids=lambda path: path.stem)
+def test_shipped_flows_have_the_likelihood_of_the_shipped_rows(path: Path) -> None:
+    model, facts = ensembles.load(path)
+    rows = records.read(path.parents[1] / "short.csv")
+    data = PlaneData(facts["rows"][0].partition("_")[2], member_seeds=facts["seeds"])
+    with torch.no_grad():
+        found = -model.log_prob(data.fixed("test")).mean(dim=1)
+    for row, seed, value in zip(facts["rows"], facts["seeds"], found.tolist(), strict=True):
+        (shipped,) = (r.value for r in rows if (r.row, r.seed, r.metric) == (row, seed, "nll"))
+        assert value == pytest.approx(shipped, abs=2e-3)
