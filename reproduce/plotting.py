@@ -85,10 +85,10 @@ LOOKS = {
     "euler": ("blue", "$\\mathrm{E}$"),
     "midpoint": ("orange", "$\\mathrm{M}$"),
     "rk4": ("vermillion", "$\\mathrm{R}$"),
-    "cnf": ("blue", "o"),
-    "nf": ("orange", "s"),
-    "nf_adam": ("vermillion", "^"),
-    "nf_deep": ("purple", "D"),
+    "cnf": ("blue", "$\\mathrm{C}$"),
+    "nf": ("orange", "$\\mathrm{P}$"),
+    "nf_adam": ("vermillion", "$\\mathrm{O}$"),
+    "nf_deep": ("purple", "$\\mathrm{D}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.

@@ -245,7 +245,7 @@ def _lines(
         if not points:
             continue
         means, halves = zip(*points.values(), strict=True)
-        style: dict[str, Any] = {**plotting.method_style(kind), "markersize": 6}
+        style: dict[str, Any] = {**plotting.method_style(kind), "markersize": 8}
         style["linestyle"] = "-" if kind == "cnf" else "--"
         axes.errorbar(list(points), means, halves, capsize=3, **style)
     axes.set_xscale("log", base=2)
