@@ -1,6 +1,5 @@
 """Points for density models, drawn as they are needed from the seed and the step alone."""
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -8,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+from datamodules._drawing import EpochOfSteps, generator
 
 BLOCK = 64  # training batches that are drawn at once: seeding a generator takes a while
 SHAPES = ("moons", "circles")
@@ -81,7 +82,7 @@ class _Drawn(pl.LightningDataModule):
     def fixed(self, purpose: str) -> Tensor:
         """Return the points of a purpose, ``(members, test_points, dim)``."""
         shape = (self.test_points,)
-        return torch.stack([self.draw(shape, _generator(s, purpose)) for s in self._seeds()])
+        return torch.stack([self.draw(shape, generator(s, purpose)) for s in self._seeds()])
 
     def _seeds(self) -> list[int]:
         return self.member_seeds or [int(os.environ.get("PL_GLOBAL_SEED", 0))]
@@ -196,17 +197,6 @@ def _moons(angle: Tensor, lower: Tensor) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-class EpochOfSteps:
-    """Holds the epoch's number, which Lightning tells to whatever is called a sampler."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
-
-
 class DrawnLoader:
     """Fresh batches that depend on the members' seeds and the step alone.
 
@@ -245,7 +235,7 @@ class DrawnLoader:
 
     def _draw(self, block: int) -> Tensor:
         shape, purpose = (BLOCK, self._data.batch_size), f"train/{block}"
-        drawn = [self._data.draw(shape, _generator(seed, purpose)) for seed in self._seeds]
+        drawn = [self._data.draw(shape, generator(seed, purpose)) for seed in self._seeds]
         return torch.stack(drawn)[:, :, self._share]
 
     def _first(self) -> int:
@@ -269,8 +259,3 @@ class FixedLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor]]:
         return ((part,) for part in self._parts)
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    key = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:4]))

@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from reproduce import storage, weights
 from reproduce.records import Record
 
@@ -22,15 +24,18 @@ CURVE = (*_RUN, "update", "metric", "value")
 ERROR = (*_RUN, "image", "label", "prediction")
 
 
-def keep(rows: Path, folder: Path, record: Record) -> None:
+def keep(rows: Path, folder: Path, record: Record, name: str | None = None) -> None:
     """Copy what a finished run left in its folder to where its rows are.
 
     Args:
         rows: The CSV of the rows; its name is that of the profile.
         folder: The run folder.
         record: A row of the run, for row, seed, changes and identity.
+        name: What curves and weights are kept under, where a row has several trainings; None for
+            the row.
     """
-    run = (record.row, str(record.seed), record.overrides, record.run)
+    name = name or record.row
+    run = (name, str(record.seed), record.overrides, record.run)
     _replace(rows.parent / "curves" / rows.name, CURVE, run, curves(folder))
     answers = folder / "predictions.csv"
     if answers.exists():
@@ -38,7 +43,7 @@ def keep(rows: Path, folder: Path, record: Record) -> None:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not record.overrides and checkpoint.exists():
         _keep_weights(
-            rows.parent / "weights" / f"{rows.stem}-{record.row}.safetensors", checkpoint, record
+            rows.parent / "weights" / f"{rows.stem}-{name}.safetensors", checkpoint, record
         )
 
 
@@ -127,4 +132,9 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
         "budget": record.budget,
         "hyper_parameters": content["hyper_parameters"],
     }
+    job = checkpoint.parents[1] / "job.yaml"
+    if job.exists():
+        data = yaml.safe_load(job.read_text())["data"]["init_args"]
+        # Where the files lay is no fact about the weights.
+        facts["data"] = {key: value for key, value in data.items() if key != "root"}
     weights.save(path, state, facts)

@@ -46,6 +46,10 @@ NAMES = {
     "nf": "planar flow",
     "nf_adam": "planar, same optimiser",
     "nf_deep": "planar, same parameters",
+    "rnn": "RNN",
+    "rnn_gap": "RNN, told the gaps",
+    "rnn_blind": "RNN, a step an observation",
+    "latent_ode": "latent ODE",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -89,6 +93,10 @@ LOOKS = {
     "nf": ("orange", "$\\mathrm{P}$"),
     "nf_adam": ("vermillion", "$\\mathrm{O}$"),
     "nf_deep": ("purple", "$\\mathrm{D}$"),
+    "rnn": ("orange", "$\\mathrm{N}$"),
+    "rnn_gap": ("black", "$\\mathrm{G}$"),
+    "rnn_blind": ("purple", "$\\mathrm{B}$"),
+    "latent_ode": ("blue", "$\\mathrm{L}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.

@@ -1,4 +1,4 @@
-"""Networks: convolutional parts, vector fields, ODE blocks, flows and energies."""
+"""Networks: convolutional parts, vector fields, flows and energies, models of series."""
 
 from lightning_modules.nets.convnets import (
     ResidualBlock,
@@ -10,9 +10,13 @@ from lightning_modules.nets.convnets import (
 from lightning_modules.nets.energies import BOX, ENERGIES, find_energy, log_normaliser
 from lightning_modules.nets.fields import ConcatConvField, ConvField, TimeConv2d
 from lightning_modules.nets.flows import ContinuousFlow, Flow
+from lightning_modules.nets.latent import LatentODE, divergence_from_unit, gaussian_nll
 from lightning_modules.nets.odeblock import OdeBlock
+from lightning_modules.nets.perceptron_field import PerceptronField
 from lightning_modules.nets.planar_field import PlanarField
 from lightning_modules.nets.planar_flow import NotInvertible, PlanarFlow
+from lightning_modules.nets.recurrent import GridRNN, ObservationRNN
+from lightning_modules.nets.series import Series, check_queries
 from lightning_modules.nets.traces import TimeMLP, Trace, TracedField
 
 __all__ = [
@@ -22,11 +26,16 @@ __all__ = [
     "ContinuousFlow",
     "ConvField",
     "Flow",
+    "GridRNN",
+    "LatentODE",
     "NotInvertible",
+    "ObservationRNN",
     "OdeBlock",
+    "PerceptronField",
     "PlanarField",
     "PlanarFlow",
     "ResidualBlock",
+    "Series",
     "Stem",
     "TimeConv2d",
     "TimeMLP",
@@ -35,6 +44,9 @@ __all__ = [
     "build_head",
     "build_mlp",
     "build_stem",
+    "check_queries",
+    "divergence_from_unit",
     "find_energy",
+    "gaussian_nll",
     "log_normaliser",
 ]

@@ -63,9 +63,9 @@ def accepted_steps(
 
 def outputs_of(stages: Stages, step: Accepted) -> list[Tensor]:
     """Return the states at the output times within the step that was yielded last."""
-    return [
-        step.y1 if x is None else stages.interpolate(step.y0, step.dt, x) for x in step.fractions
-    ]
+    inside = [x for x in step.fractions if x is not None]
+    found = stages.interpolate(step.y0, step.dt, inside) if inside else []
+    return found + [step.y1] * (len(step.fractions) - len(inside))  # the end comes last
 
 
 def _ticks(times: Tensor) -> list[Time]:

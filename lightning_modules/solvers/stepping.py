@@ -83,8 +83,8 @@ class Stages(ABC):
         """Return the input of stage ``i``, or one behind the last the state at the end."""
 
     @abstractmethod
-    def interpolate(self, y: Tensor, dt: Time, x: Time) -> Tensor:
-        """Return the state at the fraction ``x`` of the last step, which began at ``y``."""
+    def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
+        """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
 
     @abstractmethod
     def error(self) -> Tensor:
@@ -121,11 +121,10 @@ class BufferedStages(Stages):
             y, self._columns[i], self._inputs[i], alpha=number(dt), out=torch.empty_like(y)
         )
 
-    def interpolate(self, y: Tensor, dt: Time, x: Time) -> Tensor:
-        """Return the state at the fraction ``x`` of the last step, which began at ``y``."""
-        weights = self.tableau.weights_at(number(x))
-        row = torch.tensor(weights, dtype=self._dtype, device=self._device)
-        return torch.addmv(y, self._buffer.t(), row, alpha=number(dt), out=torch.empty_like(y))
+    def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
+        """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
+        weights = self.tableau.weights_at_all([number(x) for x in xs]).to(self._buffer)
+        return list(torch.addmm(y, weights, self._buffer, alpha=number(dt)).unbind())
 
     def error(self) -> Tensor:
         """Return the error estimate of the last step over its size."""
@@ -158,9 +157,9 @@ class GraphStages(Stages):
         """Return the input of stage ``i``, or one behind the last the state at the end."""
         return self._combine(y, self.tableau.inputs[i], dt)
 
-    def interpolate(self, y: Tensor, dt: Time, x: Time) -> Tensor:
-        """Return the state at the fraction ``x`` of the last step, which began at ``y``."""
-        return self._combine(y, self.tableau.weights_at(x), dt)
+    def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
+        """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
+        return [self._combine(y, self.tableau.weights_at(x), dt) for x in xs]
 
     @torch.no_grad()
     def error(self) -> Tensor:

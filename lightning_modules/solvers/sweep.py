@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.integration import Accepted
 from lightning_modules.solvers.stepping import number
-from lightning_modules.solvers.tableaus import ButcherTableau, Row
+from lightning_modules.solvers.tableaus import ButcherTableau
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,31 @@ class Taken:
         t: Time at its start.
         dt: Its size.
         ends: How many output times are its end: 0 or 1.
-        weights: Weights of the slopes for each output time that was interpolated in it.
+        weights: Weights of the slopes for the output times that were interpolated in it,
+            ``(outputs, stages)``; None if there were none.
     """
 
     t: float
     dt: float
     ends: int
-    weights: tuple[Row, ...]
+    weights: Tensor | None
 
     @staticmethod
     def of(step: Accepted, tableau: ButcherTableau) -> "Taken":
         """Keep of a step what its backward pass needs."""
         inside = [number(x) for x in step.fractions if x is not None]
-        weights = tuple(tableau.weights_at(x) for x in inside)
+        weights = tableau.weights_at_all(inside).to(step.y0) if inside else None
         return Taken(number(step.t), number(step.dt), len(step.fractions) - len(inside), weights)
 
     @property
     def outputs(self) -> int:
         """The number of output times in it."""
-        return self.ends + len(self.weights)
+        return self.ends + self.inside
+
+    @property
+    def inside(self) -> int:
+        """The number of output times that were interpolated in it."""
+        return 0 if self.weights is None else len(self.weights)
 
 
 class Pullbacks(Protocol):
@@ -66,16 +72,6 @@ class Pullbacks(Protocol):
         None where the slope does not depend on the state.
         """
         ...
-
-
-def _shares_of_last_slope(step: Taken, grads: Tensor) -> list[tuple[float, Tensor]]:
-    """Return what the interpolated outputs of a step pass to the slope at its end.
-
-    That slope is the first of the next step, where it is evaluated again. The gradient of an
-    output at the end itself comes last in ``grads`` and has no such share.
-    """
-    inside = grads[: len(step.weights)]
-    return [(step.dt * w[-1], grad) for w, grad in zip(step.weights, inside, strict=True)]
 
 
 class Sweep:
@@ -113,43 +109,58 @@ class Sweep:
             Its gradient by the initial state, ``(numbers,)``.
         """
         grad_ys0, *after = grad_ys.split([1, *(step.outputs for step in steps)])
+        shares = self._shares(steps[-1], after[-1]) if steps else None
         for n in range(len(steps) - 1, -1, -1):
-            inherited = _shares_of_last_slope(steps[n - 1], after[n - 1]) if n else []
-            self._back(n, steps[n], after[n], inherited, last=n == len(steps) - 1)
+            before = self._shares(steps[n - 1], after[n - 1]) if n else None
+            # The slope at the end of a step is the first of the next, where it is evaluated again.
+            inherited = None if before is None else before[-1]
+            self._back(n, steps[n], after[n], shares, inherited, last=n == len(steps) - 1)
+            shares = before
         return self._g[-1] + grad_ys0[0]
+
+    def _shares(self, step: Taken, grads: Tensor) -> Tensor | None:
+        """Return what the interpolated outputs of a step pass to its slopes, (stages, numbers).
+
+        The gradient of an output at the end itself comes last in ``grads`` and has no such share.
+        """
+        if step.weights is None:
+            return None
+        return step.dt * (step.weights.t() @ grads[: step.inside])
 
     def _back(
         self,
         n: int,
         step: Taken,
         grads: Tensor,
-        inherited: list[tuple[float, Tensor]],
+        shares: Tensor | None,
+        inherited: Tensor | None,
         *,
         last: bool,
     ) -> None:
         tableau, g = self._tableau, self._g
-        inside, ends = grads[: len(step.weights)], grads[len(step.weights) :]
+        inside, ends = grads[: step.inside], grads[step.inside :]
         for grad in ends:
             g[-1].add_(grad)
-        count = tableau.stages - (tableau.fsal and not (last and step.weights))
+        count = tableau.stages - (tableau.fsal and not (last and step.inside))
         self._pullbacks.begin(n, step, count)
         for i in range(count - 1, -1, -1):
-            shares = [(step.dt * w[i], grad) for w, grad in zip(step.weights, inside, strict=True)]
-            kappa = self._cotangent(i, step.dt, shares + (inherited if i == 0 else []))
+            kappa = self._cotangent(i, step.dt)
+            if shares is not None:
+                kappa.add_(shares[i])
+            if inherited is not None and i == 0:
+                kappa.add_(inherited)
             self._keep(i, self._pullbacks.pull(i, kappa))
         before = g.sum(dim=0)
-        for grad in inside:
-            before.add_(grad)
+        if step.inside:
+            before.add_(inside.sum(dim=0))
         g[-1].copy_(before)
 
-    def _cotangent(self, i: int, dt: float, shares: list[tuple[float, Tensor]]) -> Tensor:
+    def _cotangent(self, i: int, dt: float) -> Tensor:
         kappa = self._kappa
         if len(self._weights[i]):
             torch.addmv(kappa, self._below[i], self._weights[i], beta=0, alpha=dt, out=kappa)
         else:
             kappa.zero_()
-        for weight, grad in shares:
-            kappa.add_(grad, alpha=weight)
         return kappa
 
     def _keep(self, i: int, pulled: Tensor | None) -> None:

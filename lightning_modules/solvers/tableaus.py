@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 Row = tuple[float, ...]
 
 
@@ -50,6 +53,10 @@ class ButcherTableau:
         """Return w_i(x), ``(s,)``, for a float or a scalar tensor ``x``."""
         assert self.interpolant is not None
         return tuple(_polynomial(row, x) for row in self.interpolant)
+
+    def weights_at_all(self, xs: Sequence[float]) -> Tensor:
+        """Return w_i at several x, ``(len(xs), s)`` in float64."""
+        return torch.stack(self.weights_at(torch.tensor(xs, dtype=torch.float64)), dim=1)
 
 
 def _polynomial(row: Row, x: Any) -> Any:

@@ -1,0 +1,143 @@
+"""Trainings of which an experiment measures what it likes: jobs, their rows and what is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reproduce import evidence
+from reproduce.context import Context
+from reproduce.jobs import BadSettings, Job, Result, short_key
+from reproduce.records import Record
+
+Measure = Callable[["Fit", Result, Sequence[Record]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training.
+
+    Args:
+        name: Name of the job, of its curves and of its weights.
+        row: Row that it is for; a row may have several.
+        metric: What it is trained for; a failed training is a row of this metric.
+        config: File name of its configuration.
+        seed: Its seed.
+        overrides: What it changes in the configuration.
+    """
+
+    name: str
+    row: str
+    metric: str
+    config: str
+    seed: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    ctx: Context,
+    experiment: str,
+    protocol: int,
+    fits: Sequence[Fit],
+    measure: Measure,
+    unit: Callable[[str], str],
+    fixed: Sequence[str] = (),
+    *,
+    keep: bool = True,
+) -> list[Record]:
+    """Train all fits and write the rows of each as soon as its test has ended.
+
+    A run whose rows are there is not repeated, on whatever machine they were made.
+
+    Args:
+        ctx: The context.
+        experiment: Name of the experiment.
+        protocol: Its protocol version.
+        fits: What to train.
+        measure: Returns the metrics of a finished training, given all rows so far.
+        unit: Returns the unit of a metric.
+        fixed: Settings that say which fit a row is, so that the user cannot change them.
+        keep: Whether to keep curves and weights beside the rows.
+
+    Raises:
+        BadSettings: If the user changed one of those.
+    """
+    refused = sorted(set(map(short_key, ctx.changes)) & set(fixed))
+    if refused:
+        raise BadSettings(
+            f"{experiment}: {refused[0]} says which training a row is, so --set cannot change it. "
+            "Train such a model by hand: python -m reproduce.train run --config "
+            f"reproduce/configs/{fits[0].config} --{refused[0]} …"
+        )
+    device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
+    jobs = [
+        Job(
+            experiment,
+            fit.name,
+            fit.config,
+            {**fit.overrides, **device, **ctx.changes},
+            fit.seed,
+            protocol,
+        )
+        for fit in fits
+    ]
+    by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
+    records = [row for job in jobs for row in ctx.found(experiment, job.run)]
+    there = {row.run for row in records}
+    if there:
+        print(f"{len(there)} of {len(jobs)} trainings have their rows in {ctx.csv(experiment)}.")
+    for result in ctx.train(job for job in jobs if job.run not in there):
+        fit = by_run[result.job.run]
+        values = measure(fit, result, records) if result.status == "ok" else {}
+        made = _records(ctx, fit, result, values or {fit.metric: math.nan}, unit)
+        ctx.save(made, result.made)
+        if keep and result.status == "ok":
+            evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0], fit.name)
+        records += made
+    return records
+
+
+def _records(
+    ctx: Context,
+    fit: Fit,
+    result: Result,
+    values: dict[str, float],
+    unit: Callable[[str], str],
+) -> list[Record]:
+    device = result.device or ctx.device_text
+    return [
+        Record(
+            experiment=result.job.experiment,
+            row=fit.row,
+            metric=metric,
+            value=value,
+            unit=unit(metric),
+            seed=fit.seed,
+            profile=ctx.profile,
+            protocol=result.job.protocol,
+            budget=budget(result.job.resolved),
+            overrides=ctx.overrides_text,
+            device=device if ctx.devices == 1 else f"{ctx.devices} processes: {device}",
+            run=result.job.run,
+            status=result.status,
+            hint=result.hint,
+        )
+        for metric, value in values.items()
+    ]
+
+
+def budget(config: dict[str, Any]) -> str:
+    """Say in words how long a resolved configuration with an epoch of steps trains."""
+    trainer, data = config["trainer"], config["data"]["init_args"]
+    given = config["model"]["init_args"]
+    optimizer, schedule = given["optimizer"], given["schedule"]["name"].replace("_", " ")
+    steps = data["steps"]
+    if isinstance(trainer["limit_train_batches"], int):
+        steps = min(steps, trainer["limit_train_batches"])
+    names = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
+    return (
+        f"{trainer['max_epochs'] * steps:,} updates of {names[optimizer['name']]} "
+        f"{optimizer['lr']:g} ({schedule}), batch {data['batch_size']}"
+    )
