@@ -90,7 +90,8 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         for panel, metric, name in zip(
             axes[:, -1], ("rmse_span", "rmse"), ("within the span", "beyond it"), strict=True
         ):
-            values = {int(r.row[7:]): r.value for r in records if r.metric == metric}
+            found = {r.row: r.value for r in records if r.metric == metric}
+            values = {n: found[f"points_{n}"] for n in POINTS if f"points_{n}" in found}
             panel.plot(list(values), list(values.values()), color=plotting.OKABE_ITO["blue"],
                        marker="o")  # fmt: skip
             panel.set_ylim(bottom=0)

@@ -12,7 +12,7 @@ Rows: `line` for all coordinates, `coordinate_1` to `coordinate_4` for each alon
 Deviations: the paper does not say which coordinate it moves, nor from where to where.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
 from reproduce.records import Record
@@ -75,14 +75,10 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
     path = trained_series.find(NETWORK, [folder.parent], records[0].profile)
     model, facts = trained_series.load(path)
     data = trained_series.spirals(facts)
-    rows = list(dict.fromkeys(r.row for r in records))
+    turned = {row: _course(records, row) for row in sorted({r.row for r in records})}
     # The line, and the coordinate that turns most on its own.
-    span = {
-        row: max(v) - min(v)
-        for row in rows
-        if (v := [r.value for r in records if r.row == row and r.metric.startswith("turning")])
-    }
-    alone = max((row for row in rows if row != "line"), key=lambda row: span[row])
+    others = [row for row in turned if row != "line"]
+    alone = max(others, key=lambda row: max(turned[row]) - min(turned[row]))
     states = _lines(model, data)
     steps = torch.linspace(0, latent_space.STEPS - 1, PANELS).round().int().tolist()
     with plotting.style():
@@ -103,13 +99,10 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         for blank in axes[2]:
             blank.remove()
         below = figure.add_subplot(grid[2, :])
-        for row, mark in zip(rows, "os^vD", strict=False):
-            turned = [r.value for r in records if r.row == row and r.metric.startswith("turning")]
-            places = [k / (len(turned) - 1) for k in range(len(turned))]
-            width = 2.5 if row == "line" else 1.0
-            below.plot(
-                places, turned, marker=mark, markersize=4, linewidth=width, label=_name(row)
-            )
+        for row, mark in zip(turned, "os^vXPdph", strict=False):
+            places = [k / (len(turned[row]) - 1) for k in range(len(turned[row]))]
+            look: dict[str, Any] = {"marker": mark, "markersize": 4, "label": _name(row)}
+            below.plot(places, turned[row], linewidth=2.5 if row == "line" else 1.0, **look)
         below.axhline(0, color="#555555", linewidth=1)
         ends = "from the mean z0 of counter-clockwise (0) to that of clockwise spirals (1)"
         below.set_xlabel(ends, fontsize=12)
@@ -117,6 +110,16 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         below.legend(fontsize=10, ncols=2)
         figure.suptitle(f"Decoded paths, dark to light in time; {records[0].budget}", fontsize=12)
     return {"": figure}
+
+
+def _course(records: list[Record], row: str) -> list[float]:
+    """Return the turnings of a row from step to step."""
+    found = {
+        int(r.metric.removeprefix("turning_")): r.value
+        for r in records
+        if r.row == row and r.metric.startswith("turning_")
+    }
+    return [found[k] for k in sorted(found)]
 
 
 def _name(row: str) -> str:

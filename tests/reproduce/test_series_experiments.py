@@ -1,0 +1,276 @@
+"""Table 2, its sweep and Figures 8 to 10: what is trained, derived and drawn."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datamodules import Spirals
+from lightning_modules import TrajectoryModel
+from reproduce import (
+    fits,
+    jobs,
+    latent_space,
+    paper,
+    records,
+    series_protocol,
+    trained_series,
+)
+from reproduce.__main__ import main
+from reproduce.claims import claims
+from reproduce.context import Context
+from reproduce.experiments import fig8, fig10, latent_step, table2, table2_sweep
+from reproduce.fits import Fit
+from reproduce.jobs import Job, Result
+from reproduce.records import Record
+
+PROFILES = ("smoke", "quick", "short", "paper")
+
+
+def _ctx(out: Path, profile: str = "smoke", **given: object) -> Context:
+    return Context(profile=profile, device="cpu", device_text="cpu", seeds=(0,), out=out,
+                   runs=out / "runs", **given)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of Table 2 with 30 points, and the figures that are drawn from its weights."""
+    out = tmp_path_factory.mktemp("series")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table2, "POINTS", (30,))
+        for name in ("table2", "fig8", "fig9", "fig10"):
+            assert main([name, "--profile", "smoke", "--out", str(out), "--device", "cpu"]) == 0
+    return out
+
+
+def test_table_2_has_errors_ratio_and_probes(trained: Path) -> None:
+    rows = records.read(trained / "table2" / "smoke.csv")
+    values = {(r.row, r.metric): r.value for r in rows}
+    errors = [values[row, "rmse_30"] for row in table2.NETWORKS]
+    assert all(math.isfinite(error) for error in errors)
+    expected = min(errors[:2]) / errors[2]
+    assert values["latent_ode", "advantage_30"] == pytest.approx(expected)
+    assert values["latent_ode", "parameters_30"] == 1259
+    assert values["rnn", "parameters_30"] == 3 * 25 + 25 * 25 + 26 * 2
+    assert 0 <= values["latent_ode", "probe_accuracy"] <= 1
+    assert {r.budget for r in rows} == {"3 updates of Adam 0.01 (one cycle), batch 10"}
+
+
+def test_rows_that_are_there_are_not_trained_again(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(table2, "POINTS", (30,))
+    before = (trained / "table2" / "smoke.csv").read_bytes()
+    again = ["table2", "--profile", "smoke", "--out", str(trained), "--device", "cpu"]
+    assert main(again) == 0
+    assert "3 of 3 trainings have their rows" in capsys.readouterr().out
+    assert (trained / "table2" / "smoke.csv").read_bytes() == before
+
+
+def test_weights_predict_what_the_rows_say(trained: Path) -> None:
+    rows = records.read(trained / "table2" / "smoke.csv")
+    for network in table2.NETWORKS:
+        path = trained_series.find(f"{network}_30", [trained], "smoke")
+        model, facts = trained_series.load(path)
+        data = trained_series.spirals(facts)
+        means = trained_series.predicted(model, data)
+        missed = (means - data.fixed("test")[4])[:, data.grid :]
+        (shipped,) = (r.value for r in rows if (r.row, r.metric) == (network, "rmse_30"))
+        assert float(missed.square().mean().sqrt()) == pytest.approx(shipped, rel=1e-4)
+        assert not any("/" in str(value) for value in facts["data"].values())
+
+
+def test_figures_are_drawn_again_from_weights_alone(trained: Path) -> None:
+    for name in ("fig8", "fig9", "fig10"):
+        figure = trained / name / "smoke.png"
+        before = np.asarray(Image.open(figure).convert("L"), dtype=float)
+        figure.unlink()
+        again = [name, "--profile", "smoke", "--out", str(trained), "--device", "cpu"]
+        assert main([*again, "--report-only"]) == 0
+        after = np.asarray(Image.open(figure).convert("L"), dtype=float)
+        # Rounding of predictions may move a line by less than a pixel.
+        assert after.shape == before.shape
+        assert np.abs(after - before).mean() < 0.5
+
+
+def test_figure_8_measures_what_table_2_did(trained: Path) -> None:
+    table = {r.row: r.value for r in records.read(trained / "table2" / "smoke.csv")
+             if r.metric == "rmse_30"}  # fmt: skip
+    rows = records.read(trained / "fig8" / "smoke.csv")
+    for row in fig8.NETWORKS:
+        (found,) = (r.value for r in rows if (r.row, r.metric) == (row, "rmse"))
+        assert found == pytest.approx(table[row], rel=1e-4)
+
+
+def test_figures_9_and_10_have_every_row(trained: Path) -> None:
+    rows = records.read(trained / "fig9" / "smoke.csv")
+    assert {r.row for r in rows} == {"line", *(f"coordinate_{k}" for k in range(1, 5))}
+    assert sum(r.row == "line" for r in rows) == latent_space.STEPS + 1
+    rows = records.read(trained / "fig10" / "smoke.csv")
+    assert {r.row for r in rows} == {f"points_{n}" for n in fig10.POINTS}
+
+
+@pytest.mark.parametrize("name", ["fig8", "fig9", "fig10"])
+def test_without_weights_a_figure_says_how_to_make_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trained_series, "SHIPPED", tmp_path)
+    assert main([name, "--profile", "short", "--out", str(tmp_path), "--device", "cpu"]) != 0
+    assert "python -m reproduce table2 --profile short" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_variant_has_settings_that_can_be_trained(profile: str) -> None:
+    for variant, (networks, _) in table2_sweep.VARIANTS.items():
+        for network in networks:
+            given = table2_sweep._overrides(profile, variant, network)
+            config = series_protocol.CONFIGS[network]
+            job = Job("table2_sweep", variant, config, given, 0, 1)
+            jobs._check_keys(job)
+            parts = job.resolved
+            TrajectoryModel(**parts["model"]["init_args"])
+            Spirals(**parts["data"]["init_args"])
+            assert parts["model"]["init_args"]["network"] == network
+
+
+def test_variants_differ_from_the_base_in_what_their_name_says() -> None:
+    def resolved(variant: str) -> dict[str, object]:
+        given = table2_sweep._overrides("short", variant, "latent_ode")
+        config = Job("x", variant, "latent_ode.yaml", given, 0, 1).resolved
+        return {**config["data"]["init_args"], **config["model"]["init_args"]}
+
+    base = resolved("base")
+    changed = {
+        v: {k for k, x in resolved(v).items() if x != base[k]} for v in table2_sweep.VARIANTS
+    }
+    assert changed["base"] == set()
+    assert changed["longer"] == {"steps"}
+    assert changed["two_layers"] == {"layers"}
+    assert changed["noise_0.3"] == {"noise", "noise_std"}
+    assert changed["tight"] == {"solver"}
+    assert len({frozenset(c) for v, c in changed.items() if v != "base"}) > 6
+
+
+def test_the_paper_profile_has_the_papers_sizes_and_tolerance() -> None:
+    given = series_protocol.overrides("paper", "latent_ode")
+    config = Job("table2", "latent_ode", "latent_ode.yaml", given, 0, 1).resolved
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert (model["recurrent"], model["latent"], model["units"], model["layers"]) == (25, 4, 20, 1)
+    assert config["trainer"]["precision"] == "64-true"
+    assert model["solver"]["rtol"] == paper.number("tolerances", "sequence", "tolerance").value
+    assert (data["train_size"], data["grid"], data["future"]) == (1000, 100, 100)
+    assert fits.budget(config) == "2,000 updates of Adam 0.01 (constant), batch 1000"
+
+
+def test_claims_19_and_20_ask_for_rows_that_table_2_makes() -> None:
+    quantities = [q for c in claims() if c.id in ("C19", "C20") for q in c.quantities]
+    made = {"rnn": {f"rmse_{n}" for n in table2.POINTS}}
+    made["rnn_gap"] = made["rnn"]
+    made["latent_ode"] = made["rnn"] | {f"advantage_{n}" for n in table2.POINTS}
+    made["latent_ode"] |= {"probe_accuracy", "direction_flips"}
+    assert {q.experiment for q in quantities} == {"table2"}
+    assert all(q.metric in made[q.row] for q in quantities)
+
+
+def test_what_says_which_network_a_row_is_cannot_be_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--profile", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["table2", *given, "--set", "data.points=20"]) == 2
+    assert "data.points" in capsys.readouterr().err
+
+
+def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(job: Job, *_: object) -> Result:
+        return Result(job, tmp_path, "diverged", "lower the rate")
+
+    monkeypatch.setattr(jobs, "run", broken)
+    fit = Fit("rnn_30", "rnn", "rmse_30", "rnn.yaml", 0)
+    rows = fits.run(_ctx(tmp_path), "table2", 1, [fit], lambda *_: {}, lambda _: "")
+    assert [(r.row, r.metric, r.status, r.hint) for r in rows] == [
+        ("rnn", "rmse_30", "diverged", "lower the rate")
+    ]
+    assert math.isnan(rows[0].value)
+    assert records.read(tmp_path / "table2" / "smoke.csv")[0].status == "diverged"
+
+
+def test_turning_is_the_angle_and_flips_are_counted() -> None:
+    angle = torch.linspace(0, 3.0, 200)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    turned = latent_space.turning(torch.stack([circle, circle * torch.tensor([1.0, -1.0])]))
+    expected = torch.tensor([3.0, -3.0]).double() * 198 / 199
+    torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4)
+    assert latent_space.flips(torch.tensor([1.0, 2.0, -1.0, -3.0])) == 1
+    assert latent_space.flips(torch.tensor([1.0, -2.0, 1.0])) == 2
+    assert latent_space.flips(torch.tensor([1.0, 2.0])) == 0
+
+
+def test_a_probe_tells_directions_that_the_latent_state_holds() -> None:
+    data = Spirals(train_size=60, test_size=40, batch_size=10, data_seed=0)
+    torch.manual_seed(0)
+    model = TrajectoryModel()
+    told = {}
+    for purpose, count in (("train", 60), ("test", 40)):
+        _, x, _, clockwise = data.trajectories(purpose, count)
+        told[float(x.sum())] = clockwise
+
+    def encode(times: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z0 = torch.zeros(len(x), 4)
+        z0[:, 3] = told[float(x.sum())].float()
+        return z0, z0
+
+    model.encode = encode  # type: ignore[method-assign]
+    assert latent_space.probe_accuracy(model, data) == 1.0
+    assert latent_space.probe_accuracy(model, data, coordinates=3) < 0.7
+    line = latent_space.line(model, data)
+    torch.testing.assert_close(line[:, 3], torch.linspace(0, 1, latent_space.STEPS))
+
+
+def test_tables_and_figures_are_drawn_from_records_alone() -> None:
+    def row(name: str, metric: str, seed: int, value: float) -> Record:
+        return Record(
+            "table2", name, metric, value, "", seed, "short", 1, "b", "", "cpu", "0" * 12
+        )
+
+    rows = [
+        row(name, f"{metric}_{n}", seed, 0.1 * (seed + 1))
+        for name in table2.NETWORKS
+        for metric in ("rmse", "rmse_span")
+        for n in table2.POINTS
+        for seed in range(3)
+    ]
+    rows += [row("latent_ode", f"advantage_{n}", 0, 2.0) for n in table2.POINTS]
+    shown = table2.table(rows)
+    assert list(shown.index) == ["30/100", "50/100", "100/100"]
+    assert shown.loc["30/100", "ratio"] == "2.00 ± 0.00"
+    assert shown.loc["30/100", "rnn"].startswith("0.200 ± 0.248")
+    assert len(table2.plot(rows).axes) == 2
+    failed = [replace(r, value=math.nan, status="diverged") if r.seed == 0 else r for r in rows]
+    assert table2.table(failed).loc["50/100", "rnn"].startswith("0.250")
+
+
+def test_steps_are_timed_beside_the_example_and_solve_the_same(tmp_path: Path) -> None:
+    given = ["--profile", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["latent-step", *given]) == 0
+    rows = records.read(tmp_path / "latent_step" / "smoke.csv")
+    values = {(r.row, r.metric): r.value for r in rows}
+    assert values[latent_step.REFERENCE, "ratio"] == 1.0
+    assert {r.row for r in rows} == {*latent_step.NAMES, "solve"}
+    assert values["solve", "largest_difference"] < 1e-4
+    assert values["native_1e-5", "evaluations"] < values["native", "evaluations"]
+
+
+def test_the_examples_step_trains(tmp_path: Path) -> None:
+    batch = Spirals(points=20, grid=20, future=2, test_size=6, data_seed=0).fixed("test")[:3]
+    step = latent_step._example(batch)
+    cells = [c.cell_contents for c in step.__closure__ or ()]
+    weights = [w for m in cells if isinstance(m, nn.Module) for w in m.parameters()]
+    before = [w.detach().clone() for w in weights]
+    step()
+    assert len(before) == 14
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
