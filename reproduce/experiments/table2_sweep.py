@@ -12,10 +12,12 @@ Rows:
 - `scale_1`: positions and noise times 1/0.3;
 - `example`, `example_reversed`: the authors' later curves at their own scale and noise (1, 0.3),
   outwards as in their code; and run backwards, at ours (0.3, 0.1);
-- `slow`: half the angle between times; `narrow_starts`: no training trajectory starts where its
-  future would leave the curve, so some test futures lie where nothing was observed;
+- `slow`, `fast`: half and one and a half times the angle between times;
+- `narrow_starts`: no training trajectory starts where its future would leave the curve, so some
+  test futures lie where nothing was observed;
 - `sigma_0.3`, `sigma_learned`: standard deviation of the likelihood;
-- `two_layers`: a field with two hidden layers, as in the authors' later code;
+- `two_layers`, `units_100`: a field with two hidden layers, as in the authors' later code, or
+  with one of 100 units;
 - `full_batch`: 2,000 updates on all trajectories at a constant rate of 0.01, as there;
 - `longer`: four times the updates; `tight`: float64 at tolerance 1.5e-8.
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 TRAINS = True
 POINTS = 30
+SPACING = 6 * math.pi / 499  # that of `datamodules.Spirals`
 BOTH, LATENT = ("rnn", "latent_ode"), ("latent_ode",)
 
 
@@ -59,11 +62,13 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "scale_1": (BOTH, {**_noise(1 / 3), "data.scale": 1.0}),
     "example": (BOTH, {**_noise(0.3), "data.scale": 1.0, "data.shape": "example"}),
     "example_reversed": (BOTH, {"data.shape": "example_reversed"}),
-    "slow": (BOTH, {"data.spacing": 0.018887330582704167}),
+    "slow": (BOTH, {"data.spacing": 0.5 * SPACING}),
+    "fast": (BOTH, {"data.spacing": 1.5 * SPACING}),
     "narrow_starts": (BOTH, {"data.wide_starts": False}),
     "sigma_0.3": (LATENT, {"model.noise_std": 0.3}),
     "sigma_learned": (BOTH, {"model.noise_std": None}),
     "two_layers": (LATENT, {"model.layers": 2}),
+    "units_100": (LATENT, {"model.units": 100}),
     "full_batch": (
         BOTH,
         {"data.batch_size": 1000, "data.steps": 100, "model.schedule.name": "constant"},
