@@ -2,7 +2,7 @@
 
 Curves and images are CSV files like the rows', one for each profile, in ``curves/`` and
 ``errors/`` beside them; a run that is repeated replaces its own lines. The weights of the lowest
-seed of each row go to ``weights/``.
+seed of each row go to ``weights/``, those of every seed where other experiments measure the nets.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from pathlib import Path
 import yaml
 
 from reproduce import storage, weights
-from reproduce.records import Record
+from reproduce.records import PROFILES, Record
 
+SHIPPED = Path(__file__).parent.parent / "results"
 WINDOW = 50  # updates that a point of a curve is the mean over
 _RUN = ("row", "seed", "overrides", "run")
 CURVE = (*_RUN, "update", "metric", "value")
 ERROR = (*_RUN, "image", "label", "prediction")
 
 
-def keep(rows: Path, folder: Path, record: Record, name: str | None = None) -> None:
+def keep(
+    rows: Path,
+    folder: Path,
+    record: Record,
+    name: str | None = None,
+    *,
+    every_seed: bool = False,
+) -> None:
     """Copy what a finished run left in its folder to where its rows are.
 
     Args:
@@ -33,6 +41,7 @@ def keep(rows: Path, folder: Path, record: Record, name: str | None = None) -> N
         record: A row of the run, for row, seed, changes and identity.
         name: What curves and weights are kept under, where a row has several trainings; None for
             the row.
+        every_seed: Whether the weights are kept whatever the seed, in a file of its own.
     """
     name = name or record.row
     run = (name, str(record.seed), record.overrides, record.run)
@@ -41,10 +50,46 @@ def keep(rows: Path, folder: Path, record: Record, name: str | None = None) -> N
     if answers.exists():
         _replace(rows.parent / "errors" / rows.name, ERROR, run, _wrong(answers))
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not record.overrides and checkpoint.exists():
-        _keep_weights(
-            rows.parent / "weights" / f"{rows.stem}-{name}.safetensors", checkpoint, record
-        )
+    if record.overrides or not checkpoint.exists():
+        return
+    suffix = f"-seed{record.seed}" if every_seed else ""
+    path = rows.parent / "weights" / f"{rows.stem}-{name}{suffix}.safetensors"
+    if every_seed or _seed_of(path) >= record.seed:
+        _keep_weights(path, checkpoint, record)
+
+
+def find_weights(
+    experiment: str, name: str, folders: Sequence[Path], profile: str | None = None
+) -> list[Path]:
+    """Return the weights that `keep` wrote, of the longest training that any folder has, by seed.
+
+    Args:
+        experiment: Name of the experiment that trained them.
+        name: What they are kept under: a row, or the name of a training.
+        folders: Folders of results; the shipped ones come last.
+        profile: Profile of what is to be measured. Under one that carries verdicts, only what was
+            trained under the same will do; under others, or None, anything.
+
+    Returns:
+        At least one file; all are of the same profile and lie in the same folder.
+
+    Raises:
+        FileNotFoundError: If there are none; the message says how to make them.
+    """
+    places = [folder / experiment / "weights" for folder in (*folders, SHIPPED)]
+    profiles = (profile,) if profile in ("paper", "short") else PROFILES
+    for stem, place in ((f"{p}-{name}", place) for p in profiles for place in places):
+        by_seed = {
+            int(path.stem.rpartition("-seed")[2]): path
+            for path in place.glob(f"{stem}-seed*.safetensors")
+        }
+        paths = [by_seed[seed] for seed in sorted(by_seed)] or [place / f"{stem}.safetensors"]
+        if paths[0].exists():
+            return paths
+    raise FileNotFoundError(
+        f"No weights of {name} under {' or '.join(profiles)} in {', '.join(map(str, places))}. "
+        f"Train it first: python -m reproduce {experiment} --profile {profiles[-1]}."
+    )
 
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -116,11 +161,9 @@ def _seed_of(path: Path) -> float:
 
 
 def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
-    """Write the weights of a run unless those of a lower seed are there."""
+    """Write the weights of a run."""
     import torch
 
-    if _seed_of(path) < record.seed:
-        return
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = {
         n.removeprefix("net."): t for n, t in content["state_dict"].items() if n.startswith("net.")

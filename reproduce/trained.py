@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from lightning_modules import ImageClassifier
 from lightning_modules.nets import OdeBlock
 from reproduce import classification, evidence, weights
 from reproduce.context import Context
-from reproduce.records import PROFILES
 
 TABLE, ROW = "table1", "odenet"
-SHIPPED = Path(__file__).parent.parent / "results"
-
-
-def find(experiment: str, row: str, folders: Sequence[Path], profile: str | None = None) -> Path:
-    """Return the weights of a row, of the longest training that any folder has.
-
-    Args:
-        experiment: Name of the experiment that trained it.
-        row: Its row.
-        folders: Folders of results; the shipped ones come last.
-        profile: Profile of what is to be measured. Under one that carries verdicts, only a net
-            that was trained under the same will do; under others, or None, any.
-
-    Raises:
-        FileNotFoundError: If there are none; the message says how to make them.
-    """
-    places = [folder / experiment / "weights" for folder in (*folders, SHIPPED)]
-    profiles = (profile,) if profile in ("paper", "short") else PROFILES
-    paths = [place / f"{p}-{row}.safetensors" for p in profiles for place in places]
-    for path in paths:
-        if path.exists():
-            return path
-    raise FileNotFoundError(
-        f"No weights of {row} under {' or '.join(profiles)} in {', '.join(map(str, places))}. "
-        f"Train it first: python -m reproduce {experiment} --profile {profiles[-1]}."
-    )
 
 
 @dataclass(frozen=True)
@@ -107,25 +78,28 @@ def odenet(ctx: Context, profile: str | None) -> Trained:
 def odenets(ctx: Context, profile: str | None) -> list[Trained]:
     """Return the trained ODE-Nets of Table 1, at most as many as there are seeds.
 
-    The weights beside the rows are those of one seed; the others are found in their run folders,
-    where those are, if they were trained in the same way. Where there are none at all, they are
-    trained first, with the profile of the context, and the rows of that training are kept.
+    Where there are none, they are trained first, with the profile of the context, and the rows of
+    that training are kept.
 
     Args:
         ctx: The context.
-        profile: As in `find`.
+        profile: As in `evidence.find_weights`.
 
     Raises:
         FileNotFoundError: If there is none and training it failed; the message says how to go on.
     """
-    folders = [ctx.out]
     try:
-        path = find(TABLE, ROW, folders, profile)
+        paths = evidence.find_weights(TABLE, ROW, [ctx.out], profile)
     except FileNotFoundError as error:
         print(f"{error} Doing so now, with profile {ctx.profile}.", flush=True)
         budget = classification.profiles({})[ctx.profile]
         classification.run(ctx, TABLE, budget, [ROW], again=True)
-        path = find(TABLE, ROW, folders, profile)
+        paths = evidence.find_weights(TABLE, ROW, [ctx.out], profile)
+    return [_odenet(path) for path in paths[: len(ctx.seeds)]]
+
+
+def _odenet(path: Path) -> Trained:
+    """Return the net of a weights file with its curves, if those are there too."""
     stem, field, head, facts = parts(path)
     lines = path.parents[1] / "curves" / f"{path.stem.partition('-')[0]}.csv"
     kept = evidence.read(lines, evidence.CURVE) if lines.exists() else []
@@ -134,28 +108,4 @@ def odenets(ctx: Context, profile: str | None) -> list[Trained]:
         for line in kept
         if line["run"] == facts["run"]
     )
-    seed, budget_text = facts["seed"], facts["budget"]
-    found = {seed: Trained(seed, budget_text, stem, field, head, curves)}
-    for folder in sorted((ctx.runs / TABLE).glob(f"{ROW}-seed*")):
-        other = _from_run(folder, budget_text)
-        if other is not None:
-            found.setdefault(other.seed, other)
-    return [found[seed] for seed in sorted(found)][: len(ctx.seeds)]
-
-
-def _from_run(folder: Path, budget: str) -> Trained | None:
-    """Return the net of a finished run with this budget; None for any other folder."""
-    checkpoint, job = folder / "checkpoints" / "last.ckpt", folder / "job.yaml"
-    if not ((folder / "summary.json").exists() and checkpoint.exists() and job.exists()):
-        return None
-    config = yaml.safe_load(job.read_text())
-    if classification.budget(config) + classification.solver_text(config) != budget:
-        return None
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = ImageClassifier(**content["hyper_parameters"])
-    state = content["state_dict"].items()
-    model.net.load_state_dict({n.removeprefix("net."): t for n, t in state if n[:4] == "net."})
-    stem, block, head = model.eval().net
-    assert isinstance(block, OdeBlock)
-    curves = tuple((name, int(n), float(value)) for n, name, value in evidence.curves(folder))
-    return Trained(config["seed_everything"], budget, stem, block.field, head, curves)
+    return Trained(facts["seed"], facts["budget"], stem, field, head, curves)

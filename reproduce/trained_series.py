@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import weights
+from reproduce import evidence, weights
 from reproduce.jobs import Result
-from reproduce.records import PROFILES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from datamodules import Spirals
     from lightning_modules import TrajectoryModel
-
-TABLE = "table2"
-SHIPPED = Path(__file__).parent.parent / "results"
 
 
 def finished(result: Result) -> TrajectoryModel:
@@ -42,26 +38,14 @@ def load(path: Path) -> tuple[TrajectoryModel, dict[str, Any]]:
     return model.eval(), facts
 
 
-def find(name: str, folders: list[Path], profile: str) -> Path:
-    """Return the weights of a training of Table 2, of the longest that any folder has.
+def of_table_2(
+    name: str, folders: list[Path], profile: str
+) -> tuple[TrajectoryModel, dict[str, Any]]:
+    """Return the model of a training of Table 2, such as ``latent_ode_30``; and its facts.
 
-    Args:
-        name: Network and points, such as ``latent_ode_30``.
-        folders: Folders of results; the shipped ones come last.
-        profile: Under ``short`` or ``paper``, only the same will do; under others, any.
-
-    Raises:
-        FileNotFoundError: If there are none; the message says how to make them.
+    See `evidence.find_weights` for folders, profile and what is raised where there is none.
     """
-    profiles = (profile,) if profile in ("paper", "short") else PROFILES
-    places = [folder / TABLE / "weights" for folder in (*folders, SHIPPED)]
-    for path in (place / f"{p}-{name}.safetensors" for p in profiles for place in places):
-        if path.exists():
-            return path
-    raise FileNotFoundError(
-        f"No weights of {name} under {' or '.join(profiles)} in {', '.join(map(str, places))}. "
-        f"Train it first: python -m reproduce table2 --profile {profiles[-1]}."
-    )
+    return load(evidence.find_weights("table2", name, folders, profile)[0])
 
 
 def spirals(facts: dict[str, Any], points: int | None = None) -> Spirals:

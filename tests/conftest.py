@@ -28,7 +28,7 @@ def small_odenet(tmp_path: Path) -> Path:
     shape = {"body": "ode", "width": 8, "groups": 4}
     facts = {"row": "odenet", "seed": 0, "run": "0" * 12, "budget": "none"}
     net = ImageClassifier(**shape).net  # type: ignore[arg-type]
-    path = tmp_path / "table1" / "weights" / "paper-odenet.safetensors"
+    path = tmp_path / "table1" / "weights" / "paper-odenet-seed0.safetensors"
     weights.save(path, net.state_dict(), {**facts, "hyper_parameters": shape})
     lines = [f"odenet,0,,{'0' * 12},{50 * (k + 1)},nfe_forward,{14 + 6 * k}" for k in range(5)]
     curves = tmp_path / "table1" / "curves" / "paper.csv"

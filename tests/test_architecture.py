@@ -33,7 +33,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.classification",
         "reproduce.context",
         "reproduce.evidence",
-        "reproduce.records",
         "reproduce.weights",
     ),
     "reproduce.children": (),
@@ -58,15 +57,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.trained_series": (
         "datamodules",
         "lightning_modules",
+        "reproduce.evidence",
         "reproduce.jobs",
-        "reproduce.records",
         "reproduce.weights",
     ),
     "reproduce.trained_flows": (
         "lightning_modules",
         "reproduce.context",
         "reproduce.ensembles",
-        "reproduce.records",
+        "reproduce.evidence",
     ),
     "reproduce.peers": (),
     "reproduce.point": (

@@ -37,8 +37,7 @@ def run(ctx: Context) -> list[Record]:
 
     from reproduce import trained_series
 
-    path = trained_series.find(NETWORK, [ctx.out], ctx.profile)
-    model, facts = trained_series.load(path)
+    model, facts = trained_series.of_table_2(NETWORK, [ctx.out], ctx.profile)
     values = {}
     for points in POINTS:
         data = trained_series.spirals(facts, points)
@@ -75,8 +74,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
     """Return two spirals reconstructed from few and from many points, and the errors."""
     from reproduce import plotting, spiral_panels, trained_series
 
-    path = trained_series.find(NETWORK, [folder.parent], records[0].profile)
-    model, facts = trained_series.load(path)
+    model, facts = trained_series.of_table_2(NETWORK, [folder.parent], records[0].profile)
     with plotting.style():
         figure, axes = plotting.subplots(2, len(SHOWN) + 1, size=(3.4, 3.5))
         for column, points in enumerate(SHOWN):

@@ -18,7 +18,7 @@ the training, from its own log. The paper's marks, read off the figure, lie bene
 Deviations from the paper:
 
 1. The nets are those of `table1`, whose deviations hold here; a row for every seed whose weights
-   or run folder is there. Where there is none, one is trained first, with the same profile.
+   are there. Where there is none, one is trained first, with the same profile.
 2. What one mark of the figure stands for is not stated; here it is a mini-batch of the test set.
 3. Reference and norm of the error are not stated; see above.
 4. The paper's panel d ends at 16.4 evaluations, which its panels a to c have at a tolerance

@@ -44,8 +44,7 @@ def run(ctx: Context) -> list[Record]:
     values: dict[str, dict[str, float]] = {}
     runs, seed, budget = {}, 0, ""
     for network in NETWORKS:
-        path = trained_series.find(f"{network}_{POINTS}", [ctx.out], ctx.profile)
-        model, facts = trained_series.load(path)
+        model, facts = trained_series.of_table_2(f"{network}_{POINTS}", [ctx.out], ctx.profile)
         data = trained_series.spirals(facts)
         runs[network], seed, budget = facts["run"], facts["seed"], facts["budget"]
         *_, truth, clockwise = data.fixed("test")
@@ -83,8 +82,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         figure, axes = plotting.subplots(2, 3, size=(4.0, 3.9))
         for network in NETWORKS:
             name = f"{network}_{POINTS}"
-            path = trained_series.find(name, [folder.parent], records[0].profile)
-            model, facts = trained_series.load(path)
+            model, facts = trained_series.of_table_2(name, [folder.parent], records[0].profile)
             data = trained_series.spirals(facts)
             means = trained_series.predicted(model, data)
             _, _, x, _, truth, clockwise = data.fixed("test")

@@ -40,8 +40,7 @@ def run(ctx: Context) -> list[Record]:
     """Decode all lines; write their rows at once."""
     from reproduce import latent_space, trained_series
 
-    path = trained_series.find(NETWORK, [ctx.out], ctx.profile)
-    model, facts = trained_series.load(path)
+    model, facts = trained_series.of_table_2(NETWORK, [ctx.out], ctx.profile)
     values = {}
     for row, turned in _turnings(model, trained_series.spirals(facts)).items():
         values[row] = {f"turning_{k}": float(angle) for k, angle in enumerate(turned)}
@@ -72,8 +71,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
 
     from reproduce import latent_space, plotting, trained_series
 
-    path = trained_series.find(NETWORK, [folder.parent], records[0].profile)
-    model, facts = trained_series.load(path)
+    model, facts = trained_series.of_table_2(NETWORK, [folder.parent], records[0].profile)
     data = trained_series.spirals(facts)
     turned = {row: _course(records, row) for row in sorted({r.row for r in records})}
     # The line, and the coordinate that turns most on its own.

@@ -19,7 +19,7 @@ Deviations from the paper, which gives neither optimizer, schedule, augmentation
 6. `short` and `quick` replace the schedule by one cycle over 3 epochs or over one.
 
 Beside the rows stand the training curves, the misclassified test images of every seed and the
-weights of the first (`curves`, `errors`, `weights`).
+weights of the first, of the ODE-Net those of all (`curves`, `errors`, `weights`).
 """
 
 from typing import TYPE_CHECKING

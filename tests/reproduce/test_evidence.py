@@ -80,6 +80,15 @@ def test_the_weights_of_the_lowest_seed_stay(tmp_path: Path) -> None:
     assert float(state["weight"].sum()) == 0.0
 
 
+def test_where_nets_are_measured_the_weights_of_every_seed_are_kept(tmp_path: Path) -> None:
+    rows = tmp_path / "table1" / "short.csv"
+    for seed in (0, 2):
+        folder = _folder(tmp_path / f"run{seed}", float(seed))
+        evidence.keep(rows, folder, replace(RECORD, seed=seed), every_seed=True)
+    paths = evidence.find_weights("table1", "odenet", [tmp_path], "short")
+    assert [float(weights.load(path)[0]["weight"].mean()) for path in paths] == [0.0, 2.0]
+
+
 def test_changed_settings_leave_the_weights_alone(tmp_path: Path) -> None:
     changed = replace(RECORD, overrides="model.width=32")
     evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), changed)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import provenance, trained
+from reproduce import provenance, trained, weights
 from reproduce.claims import claims
 from reproduce.context import Context
 from reproduce.experiments import fig3
@@ -96,11 +96,16 @@ def test_rows_say_by_which_norm_and_tolerances_backward_counts_were_made(
     assert solvers["vode_adams"]["adjoint_norm"] == "rms"
 
 
-def test_nets_of_other_seeds_are_found_in_their_run_folders_if_trained_alike(
-    small_odenet: Path,
-) -> None:
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0, 1), out=small_odenet,
-                  runs=small_odenet / "none")  # fmt: skip
+def test_nets_of_all_seeds_are_found_in_their_order(small_odenet: Path) -> None:
+    first = small_odenet / "table1" / "weights" / "paper-odenet-seed0.safetensors"
+    state, facts = weights.load(first)
+    for seed in (10, 2):
+        other = first.with_name(f"paper-odenet-seed{seed}.safetensors")
+        weights.save(other, state, {**facts, "seed": seed, "run": f"{seed:012}"})
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0, 1, 2, 3),
+                  out=small_odenet)  # fmt: skip
     nets = trained.odenets(ctx, None)
-    assert [net.seed for net in nets] == [0]
+    assert [net.seed for net in nets] == [0, 2, 10]
     assert nets[0].curve("nfe_forward")[0] == (50, 14.0)
+    assert nets[1].curve("nfe_forward") == []
+    assert trained.odenet(ctx, None).seed == 0

@@ -71,7 +71,7 @@ def test_shipped_weights_of_an_ensemble_are_its_first_member(moons: Path) -> Non
 
 
 def test_a_file_of_other_weights_is_no_density_model(small_odenet: Path) -> None:
-    path = small_odenet / "table1" / "weights" / "paper-odenet.safetensors"
+    path = small_odenet / "table1" / "weights" / "paper-odenet-seed0.safetensors"
     with pytest.raises(ValueError, match="holds no density model"):
         ensembles.load(path)
 
@@ -236,7 +236,7 @@ def test_the_example_solves_the_same_equation_as_ours() -> None:
 def test_flow_checks_without_a_trained_flow_say_how_to_train_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reproduce.trained_flows.SHIPPED", tmp_path)
+    monkeypatch.setattr("reproduce.evidence.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m reproduce fig5 --profile smoke"):
         flow_checks._reversals(_ctx(tmp_path))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduce import peers, trained
+from reproduce import evidence, peers, trained
 from reproduce.context import Context
 from reproduce.experiments import gradients
 
@@ -102,8 +102,8 @@ def test_torchode_steps_every_sample_by_itself() -> None:
 
 
 def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
-    path = trained.find("table1", "odenet", [small_odenet])
-    assert path.name == "paper-odenet.safetensors"
+    (path,) = evidence.find_weights("table1", "odenet", [small_odenet])
+    assert path.name == "paper-odenet-seed0.safetensors"
     _, field, _, facts = trained.parts(path)
     assert facts["seed"] == 0
     assert all(math.isfinite(float(p.detach().sum())) for p in field.parameters())
@@ -114,20 +114,21 @@ def test_a_net_of_another_training_carries_no_verdict(small_odenet: Path) -> Non
     place.mkdir(parents=True)
     (place / "quick-net.safetensors").touch()
     folders = [small_odenet]
-    assert trained.find("unheard_of", "net", folders, "quick").stem == "quick-net"
+    (path,) = evidence.find_weights("unheard_of", "net", folders, "quick")
+    assert path.stem == "quick-net"
     with pytest.raises(FileNotFoundError, match=r"under short .* --profile short"):
-        trained.find("unheard_of", "net", folders, "short")
+        evidence.find_weights("unheard_of", "net", folders, "short")
 
 
 def test_weights_that_are_not_there_are_told_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m reproduce table1"):
-        trained.find("table1", "unheard_of", [tmp_path])
+        evidence.find_weights("table1", "unheard_of", [tmp_path])
 
 
 def test_without_weights_a_net_is_trained_first_and_its_rows_are_kept(
     tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(trained, "SHIPPED", tmp_path / "nothing")
+    monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
     ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path,
                   runs=tmp_path / "runs", data_root=mnist_root)  # fmt: skip
     net = trained.odenet(ctx, "smoke")

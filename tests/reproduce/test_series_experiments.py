@@ -13,6 +13,7 @@ from torch import nn
 from datamodules import Spirals
 from lightning_modules import TrajectoryModel
 from reproduce import (
+    evidence,
     fits,
     jobs,
     latent_space,
@@ -75,8 +76,7 @@ def test_rows_that_are_there_are_not_trained_again(
 def test_weights_predict_what_the_rows_say(trained: Path) -> None:
     rows = records.read(trained / "table2" / "smoke.csv")
     for network in table2.NETWORKS:
-        path = trained_series.find(f"{network}_30", [trained], "smoke")
-        model, facts = trained_series.load(path)
+        model, facts = trained_series.of_table_2(f"{network}_30", [trained], "smoke")
         data = trained_series.spirals(facts)
         means = trained_series.predicted(model, data)
         missed = (means - data.fixed("test")[4])[:, data.grid :]
@@ -119,7 +119,7 @@ def test_figures_9_and_10_have_every_row(trained: Path) -> None:
 def test_without_weights_a_figure_says_how_to_make_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trained_series, "SHIPPED", tmp_path)
+    monkeypatch.setattr(evidence, "SHIPPED", tmp_path)
     assert main([name, "--profile", "short", "--out", str(tmp_path), "--device", "cpu"]) != 0
     assert "python -m reproduce table2 --profile short" in capsys.readouterr().err
 
