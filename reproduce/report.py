@@ -151,7 +151,7 @@ def _interval(line: Line) -> str:
 
 
 def _verdict(line: Line) -> str:
-    under = f" under `{line.profile}`" if line.profile and line.verdict != "not comparable" else ""
+    under = f" under `{line.profile}`" if line.profile else ""
     return f"**{line.verdict}**{under}"
 
 

@@ -145,13 +145,17 @@ def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> Number
     Of several profiles the one that says most counts among those that decide; a first seed of a
     longer training thus does not undo the verdict of a shorter one.
     """
-    if isinstance(published.value, str) or published.test == "none":
-        reason = published.reason or "the paper measured nothing"
-        return NumberVerdict(published, row, "not comparable", "", None, math.nan, None, reason)
     quantity = Quantity(published.experiment, row, published.metric)
+    samples = {profile: evidence.sample(quantity, profile) for profile in PROFILES}
+    if isinstance(published.value, str) or published.test == "none":
+        # Printed beside ours all the same.
+        profile, sample = next(((p, s) for p, s in samples.items() if s), ("", None))
+        reason = published.reason or "the paper measured nothing"
+        return NumberVerdict(
+            published, row, "not comparable", profile, sample, math.nan, None, reason
+        )
     found: list[NumberVerdict] = []
-    for profile in PROFILES:
-        sample = evidence.sample(quantity, profile)
+    for profile, sample in samples.items():
         if sample is not None:
             judged = _number_kind(published, sample, profile)
             kind, half_width, needed, detail = judged

@@ -141,9 +141,12 @@ def test_an_exact_number_needs_one_seed(value: int, kind: str) -> None:
     assert _number(rows, PARAMETERS).kind == kind
 
 
-def test_a_number_without_a_test_is_only_printed() -> None:
+def test_a_number_without_a_test_is_only_printed_beside_ours() -> None:
     verdict = _number(_rows("net", [3.0] * 5, "time"), TIME)
     assert (verdict.kind, verdict.detail) == ("not comparable", "Read off a figure.")
+    assert verdict.profile == "short"
+    assert verdict.sample is not None
+    assert set(verdict.sample.values.values()) == {3.0}
 
 
 def _claim(parts: str, rows: Sequence[Record]) -> ClaimVerdict:
