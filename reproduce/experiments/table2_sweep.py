@@ -2,12 +2,14 @@
 
 The paper publishes neither scale, noise nor course of its spirals, no updates, rate or batch, and
 does not say what its RMSE averages over. Each row changes one thing in the protocol that `table2`
-has under the same profile, with n = 30 of 100 points, and trains a latent ODE and the RNN anew.
+has under the same profile, with n = 30 of 100 points, and trains what it may concern anew.
 
 Rows:
 
 - `base`: as in `table2`; besides `rnn_gap` and `rnn_blind`, which takes one step an observation
   and is not told the gaps, so that beyond the span it does not know how far a step goes;
+- `points_50`, `points_100`: `rnn_blind` with the paper's other numbers of points, since a network
+  that is not told the gaps is a reading of the paper's RNN row; with all 100 it equals `rnn`;
 - `noise_0.03`, `noise_0.3`: less and more noise, in the likelihood too;
 - `scale_1`: positions and noise times 1/0.3;
 - `example`, `example_reversed`: the authors' later curves at their own scale and noise (1, 0.3),
@@ -19,7 +21,7 @@ Rows:
 - `two_layers`, `units_100`: a field with two hidden layers, as in the authors' later code, or
   with one of 100 units;
 - `full_batch`: 2,000 updates on all trajectories at a constant rate of 0.01, as there;
-- `longer`: four times the updates; `tight`: float64 at tolerance 1.5e-8.
+- `shorter`, `longer`: a tenth of the updates and four times as many; `tight`: float64 at tolerance 1.5e-8.
 
 Metrics: `<network>_rmse`, `<network>_rmse_span` and `<network>_rmse_median` as in `table2`;
 `<network>_rmse_noisy`, what the error would be against observations with noise instead of the
@@ -57,6 +59,8 @@ def _noise(std: float) -> dict[str, Any]:
 
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "base": (("rnn", "rnn_gap", "rnn_blind", "latent_ode"), {}),
+    "points_50": (("rnn_blind",), {"data.points": 50}),
+    "points_100": (("rnn_blind",), {"data.points": 100}),
     "noise_0.03": (BOTH, _noise(0.03)),
     "noise_0.3": (BOTH, _noise(0.3)),
     "scale_1": (BOTH, {**_noise(1 / 3), "data.scale": 1.0}),
@@ -73,12 +77,14 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         BOTH,
         {"data.batch_size": 1000, "data.steps": 100, "model.schedule.name": "constant"},
     ),
-    "longer": (BOTH, {}),  # see `run`
+    "shorter": (BOTH, {}),  # see `FACTORS`
+    "longer": (BOTH, {}),
     "tight": (
         LATENT,
         {"model.solver.rtol": 1.5e-8, "model.solver.atol": 1.5e-8, "trainer.precision": "64-true"},
     ),
 }
+FACTORS = {"shorter": 0.1, "longer": 4}  # of the updates
 SHORTENED = {"smoke": ("base", "example", "tight"), "quick": ("base", "example", "longer")}
 MINUTES = {"smoke": 1.0, "quick": 4.0, "short": 25.0, "paper": None}
 PROFILES = {
@@ -147,6 +153,10 @@ def plot(records: list[Record]) -> "Figure":
                 look = {"color": style["color"], "linestyle": "--", "linewidth": 1.2}
                 name = f"{style['label']}, paper"
                 axes.axvline(published[network], label=name, **look)
+        for number in paper.numbers("table2"):
+            row = number.metric.replace("rmse", "points")
+            if number.row == "rnn" and row in rows:
+                axes.plot(number.value, rows.index(row), **plotting.PAPER_STYLE)
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
@@ -162,8 +172,9 @@ def _overrides(profile: str, variant: str, network: str) -> dict[str, Any]:
     changes = VARIANTS[variant][1]
     if profile == "smoke":  # as small as the others, whatever is varied
         changes = {k: v for k, v in changes.items() if k not in ("data.batch_size", "data.steps")}
-    if variant == "longer":
-        changes = {"data.steps": 4 * given.get("data.steps", 100)}
+    if variant in FACTORS:
+        steps = FACTORS[variant] * given.get("data.steps", 100)
+        changes = {"data.steps": max(1, round(steps))}
     return {**given, **changes}
 
 
