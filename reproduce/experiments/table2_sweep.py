@@ -21,7 +21,8 @@ Rows:
 - `two_layers`, `units_100`: a field with two hidden layers, as in the authors' later code, or
   with one of 100 units;
 - `full_batch`: 2,000 updates on all trajectories at a constant rate of 0.01, as there;
-- `shorter`, `longer`: a tenth of the updates and four times as many; `tight`: float64 at tolerance 1.5e-8.
+- `shorter`, `longer`: a tenth of the updates and four times as many;
+- `tight`: float64 at tolerance 1.5e-8.
 
 Metrics: `<network>_rmse`, `<network>_rmse_span` and `<network>_rmse_median` as in `table2`;
 `<network>_rmse_noisy`, what the error would be against observations with noise instead of the
