@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from reproduce.records import Record
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
-SHIPPED = Path(__file__).parent.parent / "results"
 PROFILES = ("smoke", "quick", "short", "paper")
 VERBS = {
     "list": "what can be regenerated",
@@ -91,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, default=Path("results/local"), help="results (default: %(default)s)")
     add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
+    add("--show", action="store_true", help="open the figure, where there is a display")
     add("--report-only", action="store_true", help="redraw from the rows, without training")
     return parser
 
@@ -136,16 +136,18 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         _check_name(name)
     _check_numbers(arguments)
     if comparing:
+        from reproduce import printout
+
         for name in chosen:
-            _compare_stored(name, arguments)
-        _judge(None if targets == ["all"] else chosen, arguments.out)
+            printout.stored(name, arguments.out, arguments.profile)
+        printout.verdicts(None if targets == ["all"] else chosen, arguments.out)
         return 0
     return max(_reproduce(name, arguments, argv) for name in chosen)
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
     """Run one experiment, draw its figure and print its comparison; 1 if a training failed."""
-    from reproduce import plotting
+    from reproduce import plotting, printout
     from reproduce.jobs import BadSettings
 
     module = importlib.import_module(f"reproduce.experiments.{name}")
@@ -173,8 +175,11 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
     if frames is not None:
         plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
-    _print_comparison(name, rows)
+    printout.comparison(name, rows)
+    printout.own_verdicts(name, rows)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
+    if arguments.show:
+        _show(figure.with_name(f"{figure.name}.png"))
     return int(any(row.status not in ("ok", "skipped") for row in rows))
 
 
@@ -184,6 +189,18 @@ def _figures(module: ModuleType, rows: "list[Record]", folder: Path) -> "dict[st
         figures: dict[str, Figure] = module.figures(rows, folder)
         return figures
     return {"": module.plot(rows)}
+
+
+def _show(figure: Path) -> None:
+    """Open a figure in the system's viewer; say where it lies where there is no display."""
+    from PIL import Image
+
+    windows = sys.platform in ("win32", "darwin")
+    if windows or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        with Image.open(figure) as image:
+            image.show()
+    else:
+        print(f"--show: there is no display here. Open {figure} by hand.")
 
 
 def _stored(path: Path, overrides: str) -> "list[Record]":
@@ -285,82 +302,6 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
             except yaml.YAMLError as error:
                 raise UsageError(f"--set {assignment!r}: {value!r} is no YAML value.") from error
     return changes
-
-
-def _compare_stored(name: str, arguments: argparse.Namespace) -> None:
-    """Print the comparison of the profile in the results folder that says most."""
-    from reproduce import records
-
-    folder = arguments.out / name
-    profiles = (arguments.profile,) if arguments.profile else reversed(PROFILES)
-    stored = [folder / f"{p}.csv" for p in profiles if (folder / f"{p}.csv").exists()]
-    rows = records.read(stored[0]) if stored else []
-    print(f"{name}: {stored[0] if stored else f'no rows in {folder}'}")
-    _print_comparison(name, rows)
-
-
-def _judge(chosen: Sequence[str] | None, out: Path) -> None:
-    """Print the verdicts on the rows in ``out``, or on the shipped ones, and write them all.
-
-    None chooses everything, also what no experiment measures yet.
-
-    The READMEs of the shipped results have a generated part, which is written with them.
-    """
-    from reproduce import judgements, report
-
-    folder = out if any(_all_rows(out)) else SHIPPED
-    lines = judgements.judge(_all_rows(folder))
-    shown = [line for line in lines if chosen is None or line.concerns(chosen)]
-    whose = "" if folder == out else f"there are none in {out}, so "
-    print(f"\nVerdicts ({whose}on the rows in {folder}):\n{judgements.render(shown)}")
-    if folder != out:
-        return
-    judgements.write(out / "comparison.csv", lines)
-    print(f"All verdicts: {out / 'comparison.csv'}")
-    if out.resolve() == SHIPPED.resolve():
-        report.replace(SHIPPED / "README.md", report.details(lines))
-        report.replace(SHIPPED.parent / "README.md", report.headline(lines))
-
-
-def _all_rows(folder: Path) -> "list[Record]":
-    from reproduce import records
-
-    files = [path for name in names() for path in sorted((folder / name).glob("*.csv"))]
-    return [row for path in files for row in records.read(path)]
-
-
-def _print_comparison(name: str, rows: "list[Record]") -> None:
-    """Print rows beside the shipped and the paper's.
-
-    Where the paper printed nothing of the kind, the experiment's own table is printed instead, of
-    the shipped rows if there are no others.
-    """
-    from reproduce import compare, paper
-
-    shipped = _shipped(name)
-    shown = rows or [r for r in shipped if r.profile == _longest(shipped)]
-    published = {row for number in paper.numbers(name) for row in number.rows}
-    if published & {row.row for row in shown} or not shown:
-        print(compare.render(compare.comparison(rows, shipped, name)))
-        return
-    if not rows:
-        print(f"Shipped, {shown[0].profile}:")
-    module = importlib.import_module(f"reproduce.experiments.{name}")
-    print(module.table(shown).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
-
-
-def _longest(rows: "list[Record]") -> str:
-    """Return the profile that says most, of those that the rows have."""
-    from reproduce.records import PROFILES as by_weight
-
-    return min((row.profile for row in rows), key=by_weight.index, default="")
-
-
-def _shipped(name: str) -> "list[Record]":
-    from reproduce import records
-
-    files = sorted((SHIPPED / name).glob("*.csv"))
-    return [row for path in files for row in records.read(path)]
 
 
 def _check_name(name: str) -> None:

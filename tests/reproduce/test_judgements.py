@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from reproduce import judgements, records, report
-from reproduce.__main__ import SHIPPED, _all_rows, main
+from reproduce.__main__ import main
 from reproduce.claims import claims
 from reproduce.judgements import Line
 from reproduce.paper import published
+from reproduce.printout import SHIPPED, all_rows
 from reproduce.records import Record
 
 ONE = Record(
@@ -117,7 +118,7 @@ def test_without_own_rows_compare_judges_the_shipped_ones_and_writes_nothing(
 def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
     tmp_path: Path,
 ) -> None:
-    lines = judgements.judge(_all_rows(SHIPPED))
+    lines = judgements.judge(all_rows(SHIPPED))
     judgements.write(tmp_path / "comparison.csv", lines)
     remedy = "run python -m reproduce compare --out results"
     written = (tmp_path / "comparison.csv").read_text()

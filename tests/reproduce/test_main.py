@@ -266,3 +266,20 @@ def test_the_readmes_ratios_are_the_shipped_ones() -> None:
     assert per_step["adjoint"] == 0
     assert round(per_step["checkpoint"] / state, 2) == 1
     assert round(per_step["direct"] / state) == 5
+
+
+def test_without_a_display_the_figure_is_named_and_the_command_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    given = ["latent-step", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*given, "--show"]) == 0
+    figure = tmp_path / "latent_step" / "smoke.png"
+    assert f"there is no display here. Open {figure}" in capsys.readouterr().out
+    shown = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("PIL.Image.Image.show", lambda image: shown.append(image.size))
+    assert main([*given, "--report-only", "--show"]) == 0
+    assert len(shown) == 1

@@ -1,0 +1,84 @@
+"""What a command prints about rows: comparison with shipped and published ones, and verdicts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from reproduce import compare, judgements, paper, records, report
+from reproduce.records import PROFILES, Record
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+SHIPPED = Path(__file__).parent.parent / "results"
+
+
+def comparison(name: str, rows: Sequence[Record]) -> None:
+    """Print rows of an experiment beside the shipped and the published ones.
+
+    Where nothing of the kind was published, the experiment's own table is printed instead, of the
+    shipped rows if there are no others.
+    """
+    shipped = all_rows(SHIPPED, [name])
+    shown = rows or [r for r in shipped if r.profile == _longest(shipped)]
+    published = {row for number in paper.numbers(name) for row in number.rows}
+    if published & {row.row for row in shown} or not shown:
+        print(compare.render(compare.comparison(rows, shipped, name)))
+        return
+    if not rows:
+        print(f"Shipped, {shown[0].profile}:")
+    module = importlib.import_module(f"reproduce.experiments.{name}")
+    print(module.table(shown).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+
+
+def own_verdicts(name: str, rows: Sequence[Record]) -> None:
+    """Print the verdicts that these rows reach without those of other experiments, if any."""
+    lines = [line for line in judgements.judge(rows) if set(line.experiments) == {name}]
+    if any(line.verdict not in ("not run", "not comparable") for line in lines):
+        print(f"Verdicts:\n{judgements.render(lines)}")
+
+
+def stored(name: str, out: Path, profile: str | None) -> None:
+    """Print the comparison of a profile of an experiment; None takes the one that says most."""
+    folder = out / name
+    profiles = (profile,) if profile else PROFILES
+    there = [folder / f"{p}.csv" for p in profiles if (folder / f"{p}.csv").exists()]
+    rows = records.read(there[0]) if there else []
+    print(f"{name}: {there[0] if there else f'no rows in {folder}'}")
+    comparison(name, rows)
+
+
+def verdicts(chosen: Sequence[str] | None, out: Path) -> None:
+    """Print the verdicts on the rows in ``out``, or on the shipped ones, and write them all.
+
+    The READMEs of the shipped results have a generated part, which is written with them.
+
+    Args:
+        chosen: Experiments to print the verdicts of; None prints all, also on what no experiment
+            measures yet.
+        out: Folder of results.
+    """
+    folder = out if all_rows(out) else SHIPPED
+    lines = judgements.judge(all_rows(folder))
+    shown = [line for line in lines if chosen is None or line.concerns(chosen)]
+    whose = "" if folder == out else f"there are none in {out}, so "
+    print(f"\nVerdicts ({whose}on the rows in {folder}):\n{judgements.render(shown)}")
+    if folder != out:
+        return
+    judgements.write(out / "comparison.csv", lines)
+    print(f"All verdicts: {out / 'comparison.csv'}")
+    if out.resolve() == SHIPPED.resolve():
+        report.replace(SHIPPED / "README.md", report.details(lines))
+        report.replace(SHIPPED.parent / "README.md", report.headline(lines))
+
+
+def all_rows(folder: Path, experiments: Sequence[str] | None = None) -> list[Record]:
+    """Return the rows in a folder of results, of all experiments that exist or of some."""
+    chosen = experiments or sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    files = [path for name in chosen for path in sorted((folder / name).glob("*.csv"))]
+    return [row for path in files for row in records.read(path)]
+
+
+def _longest(rows: Sequence[Record]) -> str:
+    """Return the profile that says most, of those that the rows have."""
+    return min((row.profile for row in rows), key=PROFILES.index, default="")
