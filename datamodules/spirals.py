@@ -99,10 +99,10 @@ class Spirals(pl.LightningDataModule):
                 f"batch_size is {batch_size}, but there are only {train_size} trajectories. Lower "
                 "it or raise train_size."
             )
-        if not noise >= 0 or not 0 < scale < math.inf or not 0 < spacing < math.inf:
+        if not 0 <= noise < math.inf or not 0 < scale < math.inf or not 0 < spacing < math.inf:
             raise ValueError(
-                f"noise is {noise}, scale {scale}, spacing {spacing}; give a noise of at least 0, "
-                "and a scale and a spacing above 0."
+                f"noise is {noise}, scale {scale}, spacing {spacing}; give a finite noise of at "
+                "least 0, and a finite scale and spacing above 0."
             )
         if (grid + future - 1) * spacing > OUTER - INNER:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Models of irregularly observed series: the latent ODE and recurrent networks (Table 2)."""
 
+import hashlib
 import math
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.callbacks import Diverged
 from lightning_modules.hyperparameters import plain, settings
 from lightning_modules.nets import (
+    Fill,
     GridRNN,
     LatentODE,
     ObservationRNN,
@@ -21,7 +23,8 @@ from lightning_modules.nets import (
 from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
 from lightning_modules.solvers import SolverSettings
 
-Network = Literal["latent_ode", "rnn", "rnn_gap", "rnn_blind"]
+Network = Literal["latent_ode", "rnn", "rnn_hold", "rnn_zero", "rnn_gap", "rnn_paced", "rnn_blind"]
+FILLS: dict[str, Fill] = {"rnn": "mean", "rnn_hold": "last", "rnn_zero": "zero"}
 Batch = tuple[Tensor, ...]
 
 
@@ -38,9 +41,11 @@ class TrajectoryModel(pl.LightningModule):
     - ``latent_ode``: the negative ELBO, KL(q(z0) || N(0, I)) - log p(x | z0), with one sample z0.
     - the others: -log p(x_i | x_1 … x_{i-1}) summed over the observations but the first, normal
       with the mean that the network predicts one step ahead. ``rnn`` takes one step for each of
-      ``times`` and is given the observation where the series has one and else its own mean;
-      ``rnn_gap`` takes one step an observation and is told how far ahead the next one is;
-      ``rnn_blind`` is not told. Beyond the observed span all three are fed their own mean.
+      ``times`` and is given the observation where the series has one and else its own mean
+      (``rnn_hold``: the last observation, ``rnn_zero``: zero); ``rnn_gap`` takes one step an
+      observation and is told how far ahead the next one is; ``rnn_blind`` is not told. Beyond the
+      observed span all are fed their own mean, ``rnn_paced``, which trains as ``rnn_gap`` does, in
+      paces of the mean gap and the others time by time.
 
     Args:
         network: Which of them.
@@ -94,6 +99,8 @@ class TrajectoryModel(pl.LightningModule):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1.")
+        if not math.isfinite(start):
+            raise ValueError(f"start is {start}; give a finite time.")
         if noise_std is not None and not 0 < noise_std < math.inf:
             raise ValueError(
                 f"noise_std is {noise_std}; give a finite number above 0, or null to learn one."
@@ -105,10 +112,11 @@ class TrajectoryModel(pl.LightningModule):
             self.net: LatentODE | GridRNN | ObservationRNN = LatentODE(
                 dim, latent, units, layers, decoder, recurrent, start, ode
             )
-        elif network == "rnn":
-            self.net = GridRNN(dim, recurrent)
-        elif network in ("rnn_gap", "rnn_blind"):
-            self.net = ObservationRNN(dim, recurrent, gaps=network == "rnn_gap")
+        elif network in FILLS:
+            self.net = GridRNN(dim, recurrent, FILLS[network])
+        elif network in ("rnn_gap", "rnn_paced", "rnn_blind"):
+            gaps, paced = network != "rnn_blind", network == "rnn_paced"
+            self.net = ObservationRNN(dim, recurrent, gaps, paced)
         else:
             choices = ", ".join(get_args(Network))
             raise ValueError(f"Unknown network {network!r}. Choose one of {choices}.")
@@ -136,7 +144,7 @@ class TrajectoryModel(pl.LightningModule):
             ValueError: If the series do not fit, are not finite or not in order.
         """
         check_queries(at)
-        return self._means(Series.of(times, x), at)
+        return self._means(self._series(*Series.of(times, x)), at)
 
     def encode(self, times: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of q(z0) of each series, (series, latent).
@@ -158,8 +166,10 @@ class TrajectoryModel(pl.LightningModule):
             ``(series, query, dim)``.
         """
         check_queries(at)
-        net = self.latent_ode
-        found: Tensor = net.decoder(net.paths(z0, at.to(z0)))
+        net, latent = self.latent_ode, self.hparams["latent"]
+        if z0.ndim != 2 or z0.shape[1] != latent:
+            raise ValueError(f"z0 is {tuple(z0.shape)}; this model takes (series, {latent}).")
+        found: Tensor = net.decoder(net.paths(z0.to(self._weight), at.to(self._weight)))
         return found.transpose(0, 1)
 
     @property
@@ -176,15 +186,39 @@ class TrajectoryModel(pl.LightningModule):
             batch: As the class says.
             noise: Standard normal numbers for z0, ``(series, latent)``; None takes its mean.
         """
-        series = self._series(*batch[:3]).checked()
+        series = self._series(*batch[:3])
         if not isinstance(self.net, LatentODE):
             expected = self.net.one_ahead(series)
             return gaussian_nll(series.x[:, 1:], expected, self.log_std)
         mean, log_std = self.net.posterior(series)
-        z0 = mean if noise is None else mean + log_std.exp() * noise
+        z0 = mean if noise is None else mean + log_std.exp() * noise.to(mean)
         expected = self.net.reconstruct(series, z0)
         nll = gaussian_nll(series.x, expected, self.log_std)
         return nll + divergence_from_unit(mean, log_std)
+
+    def errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean squared errors of each series of a test batch, each ``(series,)``.
+
+        Args:
+            batch: As the class says.
+
+        Returns:
+            Beyond the observed span; and within it, from behind the first observation.
+        """
+        if len(batch) < 5:
+            raise ValueError(
+                f"The batch has {len(batch)} parts; to measure errors it takes times, seen, x, at "
+                "and the truth."
+            )
+        times, seen, x, at, truth = batch[:5]
+        series = self._series(times, seen, x)
+        if not bool((at > times[-1]).any()):
+            raise ValueError("No time to predict at lies behind the observed span; add some.")
+        squares = (self._means(series, at) - truth).double().square().mean(dim=2)
+        beyond = at > series.times[-1]
+        late = at > series.own_times[:, :1]
+        span = squares.masked_fill(beyond | ~late, torch.nan).nanmean(dim=1)
+        return squares[:, beyond].mean(dim=1), span
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss; log it."""
@@ -203,7 +237,7 @@ class TrajectoryModel(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the root mean square error beyond the observed span."""
-        beyond, _ = self._errors(batch)
+        beyond, _ = self.errors(batch)
         self.log("val/rmse", beyond.mean().sqrt(), batch_size=len(batch[2]))
 
     def on_test_epoch_start(self) -> None:
@@ -212,7 +246,7 @@ class TrajectoryModel(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the mean squared errors of each series."""
-        self._squares.append(torch.stack(self._errors(batch)))
+        self._squares.append(torch.stack(self.errors(batch)))
 
     def on_test_epoch_end(self) -> None:
         """Log root mean square errors against the noise-free truth, over series and coordinates.
@@ -237,34 +271,30 @@ class TrajectoryModel(pl.LightningModule):
             optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
         )
 
-    def _errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the mean squared errors beyond the span and within it, each ``(series,)``."""
-        series, at, truth = self._series(*batch[:3]).checked(), batch[3], batch[4]
-        squares = (self._means(series, at) - truth).double().square().mean(dim=2)
-        beyond = at > series.times[-1]
-        late = at > series.own_times[:, :1]
-        span = squares.masked_fill(beyond | ~late, torch.nan).nanmean(dim=1)
-        return squares[:, beyond].mean(dim=1), span
-
     def _means(self, series: Series, at: Tensor) -> Tensor:
-        series = self._series(*series)
         return self.net.predict(series, at.to(series.times)).transpose(0, 1)
 
     def _series(self, times: Tensor, seen: Tensor, x: Tensor) -> Series:
-        """Return the series in this model's precision and on its device."""
-        if x.ndim != 3 or x.shape[2] != self.hparams["dim"]:
+        """Return the series in this model's precision and on its device, if they fit it."""
+        series = Series(times, seen, x).checked()
+        if x.shape[2] != self.hparams["dim"]:
             raise ValueError(
                 f"The observations are {tuple(x.shape)}; this model takes "
                 f"(series, points, {self.hparams['dim']})."
             )
-        like = next(self.net.parameters())
-        return Series(times.to(like), seen.to(like.device), x.to(like))
+        return series.like(self._weight)
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.net.parameters())
 
     def _noise(self, count: int) -> Tensor | None:
         """Return this rank's share of the numbers that z0 is drawn with, by seed and update."""
         if not isinstance(self.net, LatentODE):
             return None
         ranks, rank = self.trainer.world_size, self.trainer.global_rank
-        generator = torch.Generator().manual_seed((self._seed << 32) + self.global_step)
+        # torch's generator reads the low 32 bits alone, so seed and update are mixed into those.
+        key = hashlib.sha256(f"{self._seed}/z0/{self.global_step}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:4]))
         drawn = torch.randn(ranks * count, self.hparams["latent"], generator=generator)
-        return drawn[rank * count :][:count].to(next(self.net.parameters()))
+        return drawn[rank * count :][:count].to(self._weight)

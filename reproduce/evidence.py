@@ -61,12 +61,12 @@ def keep(
 def find_weights(
     experiment: str, name: str, folders: Sequence[Path], profile: str | None = None
 ) -> list[Path]:
-    """Return the weights that `keep` wrote, of the longest training that any folder has, by seed.
+    """Return the weights that `keep` wrote, by seed: of the first folder's longest training.
 
     Args:
         experiment: Name of the experiment that trained them.
         name: What they are kept under: a row, or the name of a training.
-        folders: Folders of results; the shipped ones come last.
+        folders: Folders of results, such as the user's own; the shipped ones come last.
         profile: Profile of what is to be measured. Under one that carries verdicts, only what was
             trained under the same will do; under others, or None, anything.
 
@@ -78,7 +78,7 @@ def find_weights(
     """
     places = [folder / experiment / "weights" for folder in (*folders, SHIPPED)]
     profiles = (profile,) if profile in ("paper", "short") else PROFILES
-    for stem, place in ((f"{p}-{name}", place) for p in profiles for place in places):
+    for stem, place in ((f"{p}-{name}", place) for place in places for p in profiles):
         by_seed = {
             int(path.stem.rpartition("-seed")[2]): path
             for path in place.glob(f"{stem}-seed*.safetensors")
@@ -174,6 +174,7 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
         "run": record.run,
         "budget": record.budget,
         "hyper_parameters": content["hyper_parameters"],
+        "dtype": str(next(iter(content["state_dict"].values())).dtype).removeprefix("torch."),
     }
     job = checkpoint.parents[1] / "job.yaml"
     if job.exists():

@@ -49,6 +49,10 @@ NAMES = {
     "rnn": "RNN",
     "rnn_gap": "RNN, told the gaps",
     "rnn_blind": "RNN, a step an observation",
+    "rnn_hold": "RNN, last value held",
+    "rnn_zero": "RNN, zero where unobserved",
+    "rnn_paced": "RNN, told the gaps, paced",
+    "advantage": "better RNN's over latent ODE's",
     "latent_ode": "latent ODE",
 }
 
@@ -96,6 +100,10 @@ LOOKS = {
     "rnn": ("orange", "$\\mathrm{N}$"),
     "rnn_gap": ("black", "$\\mathrm{G}$"),
     "rnn_blind": ("purple", "$\\mathrm{B}$"),
+    "rnn_hold": ("vermillion", "$\\mathrm{H}$"),
+    "rnn_zero": ("sky_blue", "$\\mathrm{Z}$"),
+    "rnn_paced": ("black", "$\\mathrm{Q}$"),
+    "advantage": ("black", "$\\mathrm{r}$"),
     "latent_ode": ("blue", "$\\mathrm{L}$"),
 }
 FREE_COLOURS = ("green",)

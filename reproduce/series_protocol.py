@@ -4,7 +4,10 @@ from typing import Any
 
 CONFIGS = {
     "rnn": "rnn.yaml",
+    "rnn_hold": "rnn.yaml",
+    "rnn_zero": "rnn.yaml",
     "rnn_gap": "rnn_gap.yaml",
+    "rnn_paced": "rnn_gap.yaml",
     "rnn_blind": "rnn_gap.yaml",
     "latent_ode": "latent_ode.yaml",
 }

@@ -24,16 +24,21 @@ def finished(result: Result) -> TrajectoryModel:
     path = result.folder / "checkpoints" / "last.ckpt"
     content = torch.load(path, map_location="cpu", weights_only=True)
     model = TrajectoryModel(**content["hyper_parameters"])
+    # A float64 model's tolerances are finer than float32 can resolve.
+    model.to(next(iter(content["state_dict"].values())).dtype)
     model.load_state_dict(content["state_dict"])
     return model.eval()
 
 
 def load(path: Path) -> tuple[TrajectoryModel, dict[str, Any]]:
     """Return the model of a weights file, in evaluation, and the facts written with it."""
+    import torch
+
     from lightning_modules import TrajectoryModel
 
     state, facts = weights.load(path)
     model = TrajectoryModel(**facts["hyper_parameters"])
+    model.to(getattr(torch, facts.get("dtype", "float32")))
     model.net.load_state_dict(state)
     return model.eval(), facts
 

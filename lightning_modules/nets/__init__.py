@@ -15,7 +15,7 @@ from lightning_modules.nets.odeblock import OdeBlock
 from lightning_modules.nets.perceptron_field import PerceptronField
 from lightning_modules.nets.planar_field import PlanarField
 from lightning_modules.nets.planar_flow import NotInvertible, PlanarFlow
-from lightning_modules.nets.recurrent import GridRNN, ObservationRNN
+from lightning_modules.nets.recurrent import Fill, GridRNN, ObservationRNN
 from lightning_modules.nets.series import Series, check_queries
 from lightning_modules.nets.traces import TimeMLP, Trace, TracedField
 
@@ -25,6 +25,7 @@ __all__ = [
     "ConcatConvField",
     "ContinuousFlow",
     "ConvField",
+    "Fill",
     "Flow",
     "GridRNN",
     "LatentODE",

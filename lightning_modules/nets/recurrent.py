@@ -5,11 +5,14 @@ Each takes an observation and returns a prediction of the next one. All states c
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.nets.series import Series
+
+Fill = Literal["mean", "last", "zero"]
 
 
 class Cell(nn.Module):
@@ -84,15 +87,20 @@ class NextStep(nn.Module, ABC):
 class GridRNN(NextStep):
     """The network that knows no gaps: one step for every time in the union of all series.
 
-    It is given the observation where the series has one, and its own mean where it has none.
+    It is given the observation where the series has one. Since a step is a time of the union, give
+    it series on one regular grid, and times asked for that go on with it.
 
     Args:
         dim: Numbers of an observation.
         hidden: Units.
+        fill: What it is given within the observed span where the series has no observation: its
+            own ``mean``, the ``last`` observation (its mean before the first) or ``zero``. Beyond
+            the span it is fed its own mean.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, fill: Fill = "mean") -> None:
         super().__init__(dim, 0, hidden)
+        self.fill = fill
 
     def one_ahead(self, series: Series) -> Tensor:
         """Return for each observation but the first its mean, given those before it."""
@@ -119,10 +127,17 @@ class GridRNN(NextStep):
         given = x.new_zeros(steps, count, 1)
         values[rows, columns], given[rows, columns] = x, 1.0
         h = x.new_zeros(count, self.cell.hidden)
-        mean, means = self.out(h), []
-        for value, mask in zip(values.unbind(), given.unbind(), strict=True):
+        mean, means, span = self.out(h), [], int(places.max()) + 1
+        held, seen = mean, x.new_zeros(count, 1)
+        for step, (value, mask) in enumerate(zip(values.unbind(), given.unbind(), strict=True)):
             means.append(mean)
-            h = self.cell(torch.lerp(mean, value, mask), h)
+            filled = mean
+            if self.fill == "zero" and step < span:
+                filled = torch.zeros_like(mean)
+            elif self.fill == "last" and step < span:
+                held, seen = torch.lerp(held, value, mask), torch.maximum(seen, mask)
+                filled = torch.lerp(mean, held, seen)
+            h = self.cell(torch.lerp(filled, value, mask), h)
             mean = self.out(h)
         return torch.stack(means)
 
@@ -138,11 +153,14 @@ class ObservationRNN(NextStep):
         dim: Numbers of an observation.
         hidden: Units.
         gaps: Whether it is told the gaps.
+        paced: Whether, beyond the span, it is fed its own mean in paces of about the mean gap
+            between observations, on which it was trained, and asked from there for the times
+            between; else it is fed its mean at every time.
     """
 
-    def __init__(self, dim: int, hidden: int, gaps: bool) -> None:
+    def __init__(self, dim: int, hidden: int, gaps: bool, paced: bool = False) -> None:
         super().__init__(dim, int(gaps), hidden)
-        self.gaps = gaps
+        self.gaps, self.paced = gaps, paced
 
     def one_ahead(self, series: Series) -> Tensor:
         """Return for each observation but the first its mean, given those before it."""
@@ -163,18 +181,32 @@ class ObservationRNN(NextStep):
         gaps = at[:inside].unsqueeze(1) - own.T[last, columns]
         drive = self._input(x[last, columns], gaps).flatten(0, 1)
         within = self.out(self.cell(drive, units[last, columns].flatten(0, 1)))
-        beyond = self._own_way(x[-1], units[-1], own[:, -1], at[inside:])
+        pace = self._pace(series, at[inside:]) if self.paced else 1
+        beyond = self._own_way(x[-1], units[-1], own[:, -1], at[inside:], pace)
         means = torch.cat([within.view(inside, len(own), self.dim), *beyond])
         return _masked(means, at, series)
 
-    def _own_way(self, x: Tensor, h: Tensor, before: Tensor, at: Tensor) -> list[Tensor]:
-        """Return the means at ``at``, the first from the last observation x, then from means."""
+    def _own_way(
+        self, x: Tensor, h: Tensor, before: Tensor, at: Tensor, pace: int
+    ) -> list[Tensor]:
+        """Return the means at ``at``; fed the observation x, then every ``pace``-th mean."""
         means = []
-        for t in at.unbind():
-            h = self.cell(self._input(x, t - before), h)
-            x, before = self.out(h), t.expand_as(before)
-            means.append(x.unsqueeze(0))
+        for number, t in enumerate(at.unbind(), start=1):
+            units = self.cell(self._input(x, t - before), h)
+            mean = self.out(units)
+            means.append(mean.unsqueeze(0))
+            if number % pace == 0:
+                x, h, before = mean, units, t.expand_as(before)
         return means
+
+    @staticmethod
+    def _pace(series: Series, at: Tensor) -> int:
+        """Return how many of the times ``at`` the mean gap between observations takes."""
+        points = series.seen.shape[1]
+        if len(at) < 2 or points < 2:
+            return 1
+        gap = (series.times[-1] - series.times[0]) / (points - 1)
+        return max(1, round(float(gap / at.diff().mean())))
 
     def _input(self, x: Tensor, gaps: Tensor) -> Tensor:
         return torch.cat([x, gaps.unsqueeze(-1)], dim=-1) if self.gaps else x

@@ -37,8 +37,6 @@ class Series(NamedTuple):
                 f"times are {tuple(times.shape)}, observations {tuple(x.shape)}; give (points,) "
                 "or (series, points), and (series, points, dim)."
             )
-        if not bool(torch.isfinite(times).all()):
-            raise ValueError("Some times are not finite. Leave these observations out.")
         union, seen = torch.unique(times, return_inverse=True)
         return Series(union, seen, x).checked()
 
@@ -46,22 +44,48 @@ class Series(NamedTuple):
         """Return it if a model can be given it.
 
         Raises:
-            ValueError: If there is nothing in it, if observations are not finite, or if times are
-                repeated or not in order.
+            ValueError: If its parts do not fit, if there is nothing in it, if times or
+                observations are not finite, or if times are repeated or not in order.
         """
-        series, points = self.seen.shape
-        if not series or not points:
+        times, seen, x = self
+        shapes = f"times are {tuple(times.shape)}, seen {tuple(seen.shape)}, x {tuple(x.shape)}"
+        if times.ndim != 1 or seen.ndim != 2 or x.ndim != 3 or seen.shape != x.shape[:2]:
             raise ValueError(
-                f"There are {series} series of {points} points; give at least one of one point."
+                f"The {shapes}; give (time,), (series, points) and (series, points, dim)."
             )
-        if not bool(torch.isfinite(self.x).all()):
-            raise ValueError("Some observations are not finite. Leave them out, with their times.")
-        if not bool((self.times.diff() > 0).all()) or not bool((self.seen.diff(dim=1) > 0).all()):
+        if not seen.numel():
+            raise ValueError(
+                f"There are {len(seen)} series of {seen.shape[1]} points; give at least one of "
+                "one point."
+            )
+        if seen.is_floating_point() or int(seen.min()) < 0 or int(seen.max()) >= len(times):
+            raise ValueError(
+                f"seen must hold places in the times, whole numbers from 0 to {len(times) - 1}."
+            )
+        if not bool(torch.isfinite(times).all()) or not bool(torch.isfinite(x).all()):
+            raise ValueError(
+                "Some times or observations are not finite. Leave these observations out."
+            )
+        if not bool((times.diff() > 0).all()) or not bool((seen.diff(dim=1) > 0).all()):
             raise ValueError(
                 "The times of a series must increase strictly; some are repeated or out of order. "
                 "Sort each series and keep one observation a time."
             )
         return self
+
+    def like(self, weight: Tensor) -> "Series":
+        """Return it in the precision and on the device of a model's weights.
+
+        Raises:
+            ValueError: If different times are the same in that precision.
+        """
+        times = self.times.to(weight)
+        if not bool((times.diff() > 0).all()):
+            raise ValueError(
+                f"Some times are the same in {weight.dtype}. Count time from nearer to the first "
+                "one, or take a float64 model."
+            )
+        return Series(times, self.seen.to(weight.device), self.x.to(weight))
 
     @property
     def own_times(self) -> Tensor:

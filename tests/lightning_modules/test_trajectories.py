@@ -2,7 +2,7 @@
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -21,8 +21,9 @@ from lightning_modules.nets import (
     gaussian_nll,
 )
 from lightning_modules.solvers import SolverSettings, odeint
+from lightning_modules.trajectories import Network
 
-NETWORKS = ["latent_ode", "rnn", "rnn_gap", "rnn_blind"]
+NETWORKS = list(get_args(Network))
 TIGHT = SolverSettings(backend="native", rtol=1e-9, atol=1e-9)
 
 
@@ -243,8 +244,9 @@ def test_series_with_times_of_their_own_are_solved_once_on_the_union() -> None:
 
 
 def test_noise_depends_on_seed_and_update_and_is_shared_by_ranks() -> None:
-    def drawn(rank: int, ranks: int, step: int, count: int) -> Tensor:
-        model = _model()
+    def drawn(rank: int, ranks: int, step: int, count: int, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)
+        model = TrajectoryModel()
         model._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, global_step=step)
         found = model._noise(count)
         assert found is not None
@@ -254,6 +256,7 @@ def test_noise_depends_on_seed_and_update_and_is_shared_by_ranks() -> None:
     parts = torch.cat([drawn(rank, 2, 5, 3) for rank in range(2)])
     assert torch.equal(whole, parts)
     assert not torch.equal(whole, drawn(0, 1, 6, 6))
+    assert not torch.equal(whole, drawn(0, 1, 5, 6, seed=1))
 
 
 def test_a_model_comes_back_from_its_checkpoint(tmp_path: Any) -> None:
@@ -273,7 +276,7 @@ T, X = torch.arange(5.0), torch.zeros(3, 5, 2)
     [
         (torch.tensor([0.0, 2.0, 1.0, 3.0, 4.0]), X, "increase strictly"),
         (torch.tensor([0.0, 1.0, 1.0, 3.0, 4.0]), X, "increase strictly"),
-        (torch.tensor([0.0, math.nan, 2.0, 3.0, 4.0]), X, "times are not finite"),
+        (torch.tensor([0.0, math.nan, 2.0, 3.0, 4.0]), X, "times or observations are not finite"),
         (T, X * math.nan, "observations are not finite"),
         (T, X[:0], "at least one"),
         (T[:0], X[:, :0], "at least one"),

@@ -43,34 +43,58 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of Table 2 with 30 points, and the figures that are drawn from its weights."""
     out = tmp_path_factory.mktemp("series")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table2, "POINTS", (30,))
+        patch.setattr(table2, "POINTS", (30, 50))
+        patch.setattr(fig10, "TRAINED", (30, 50))
         for name in ("table2", "fig8", "fig9", "fig10"):
             assert main([name, "--profile", "smoke", "--out", str(out), "--device", "cpu"]) == 0
     return out
 
 
-def test_table_2_has_errors_ratio_and_probes(trained: Path) -> None:
+def test_table_2_has_errors_ratios_and_probes_for_every_number_of_points(trained: Path) -> None:
     rows = records.read(trained / "table2" / "smoke.csv")
     values = {(r.row, r.metric): r.value for r in rows}
-    errors = [values[row, "rmse_30"] for row in table2.NETWORKS]
-    assert all(math.isfinite(error) for error in errors)
-    expected = min(errors[:2]) / errors[2]
-    assert values["latent_ode", "advantage_30"] == pytest.approx(expected)
-    assert values["latent_ode", "parameters_30"] == 1259
-    assert values["rnn", "parameters_30"] == 3 * 25 + 25 * 25 + 26 * 2
-    assert 0 <= values["latent_ode", "probe_accuracy"] <= 1
+    for points in (30, 50):
+        errors = [values[f"{network}_{points}", "rmse"] for network in table2.NETWORKS]
+        assert all(math.isfinite(error) for error in errors)
+        expected = min(errors[:2]) / errors[2]
+        assert values[f"advantage_{points}", "advantage"] == pytest.approx(expected)
+    assert values["latent_ode_50", "parameters"] == 1259
+    assert values["rnn_30", "parameters"] == 3 * 25 + 25 * 25 + 26 * 2
+    assert 0 <= values["latent_ode_30", "probe_accuracy"] <= 1
+    assert ("latent_ode_50", "probe_accuracy") not in values
     assert {r.budget for r in rows} == {"3 updates of Adam 0.01 (one cycle), batch 10"}
 
 
 def test_rows_that_are_there_are_not_trained_again(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(table2, "POINTS", (30,))
+    monkeypatch.setattr(table2, "POINTS", (30, 50))
     before = (trained / "table2" / "smoke.csv").read_bytes()
     again = ["table2", "--profile", "smoke", "--out", str(trained), "--device", "cpu"]
     assert main(again) == 0
-    assert "3 of 3 trainings have their rows" in capsys.readouterr().out
+    assert "6 of 6 trainings have their rows" in capsys.readouterr().out
     assert (trained / "table2" / "smoke.csv").read_bytes() == before
+
+
+def test_the_ratio_is_of_what_has_ended_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table2, "POINTS", (30,))
+
+    def row(network: str, value: float, status: str = "ok") -> Record:
+        run = f"{len(network) * 1000 + int(100 * abs(value)) if value == value else 0:012}"
+        return Record("table2", f"{network}_30", "rmse", value, "", 0, "smoke", 1, "b", "", "cpu",
+                      run, status)  # fmt: skip
+
+    latent, gap = row("latent_ode", 0.4), row("rnn_gap", 0.5)
+    ctx = _ctx(tmp_path)
+    assert table2._advantages(ctx, [latent, gap, row("rnn", math.nan, "diverged")]) == []
+    (made,) = table2._advantages(ctx, [latent, gap, row("rnn", 0.04)])
+    assert made.value == pytest.approx(0.1)
+    (made,) = table2._advantages(ctx, [latent, gap, row("rnn", 0.6)])
+    assert made.value == pytest.approx(1.25)
+    kept = records.read(tmp_path / "table2" / "smoke.csv")
+    assert [(r.row, r.value) for r in kept] == [("advantage_30", pytest.approx(1.25))]
 
 
 def test_weights_predict_what_the_rows_say(trained: Path) -> None:
@@ -80,12 +104,15 @@ def test_weights_predict_what_the_rows_say(trained: Path) -> None:
         data = trained_series.spirals(facts)
         means = trained_series.predicted(model, data)
         missed = (means - data.fixed("test")[4])[:, data.grid :]
-        (shipped,) = (r.value for r in rows if (r.row, r.metric) == (network, "rmse_30"))
+        (shipped,) = (r.value for r in rows if (r.row, r.metric) == (f"{network}_30", "rmse"))
         assert float(missed.square().mean().sqrt()) == pytest.approx(shipped, rel=1e-4)
         assert not any("/" in str(value) for value in facts["data"].values())
 
 
-def test_figures_are_drawn_again_from_weights_alone(trained: Path) -> None:
+def test_figures_are_drawn_again_from_weights_alone(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fig10, "TRAINED", (30, 50))
     for name in ("fig8", "fig9", "fig10"):
         figure = trained / name / "smoke.png"
         before = np.asarray(Image.open(figure).convert("L"), dtype=float)
@@ -99,12 +126,12 @@ def test_figures_are_drawn_again_from_weights_alone(trained: Path) -> None:
 
 
 def test_figure_8_measures_what_table_2_did(trained: Path) -> None:
-    table = {r.row: r.value for r in records.read(trained / "table2" / "smoke.csv")
-             if r.metric == "rmse_30"}  # fmt: skip
-    rows = records.read(trained / "fig8" / "smoke.csv")
-    for row in fig8.NETWORKS:
-        (found,) = (r.value for r in rows if (r.row, r.metric) == (row, "rmse"))
-        assert found == pytest.approx(table[row], rel=1e-4)
+    table = {(r.row, r.metric): r.value for r in records.read(trained / "table2" / "smoke.csv")}
+    rows = {(r.row, r.metric): r.value for r in records.read(trained / "fig8" / "smoke.csv")}
+    for network in fig8.NETWORKS:
+        for metric in ("rmse", "rmse_span"):
+            expected = table[f"{network}_30", metric]
+            assert rows[network, metric] == pytest.approx(expected, rel=1e-4)
 
 
 def test_figures_9_and_10_have_every_row(trained: Path) -> None:
@@ -112,7 +139,12 @@ def test_figures_9_and_10_have_every_row(trained: Path) -> None:
     assert {r.row for r in rows} == {"line", *(f"coordinate_{k}" for k in range(1, 5))}
     assert sum(r.row == "line" for r in rows) == latent_space.STEPS + 1
     rows = records.read(trained / "fig10" / "smoke.csv")
-    assert {r.row for r in rows} == {f"points_{n}" for n in fig10.POINTS}
+    assert {r.row for r in rows} == {
+        "trained_30", "trained_50", *(f"given_{n}" for n in fig10.GIVEN)
+    }  # fmt: skip
+    values = {(r.row, r.metric): r.value for r in rows}
+    assert values["trained_30", "rmse"] == values["given_30", "rmse"]
+    assert values["trained_50", "rmse"] != values["given_50", "rmse"]
 
 
 @pytest.mark.parametrize("name", ["fig8", "fig9", "fig10"])
@@ -169,12 +201,12 @@ def test_the_paper_profile_has_the_papers_sizes_and_tolerance() -> None:
 
 def test_claims_19_and_20_ask_for_rows_that_table_2_makes() -> None:
     quantities = [q for c in claims() if c.id in ("C19", "C20") for q in c.quantities]
-    made = {"rnn": {f"rmse_{n}" for n in table2.POINTS}}
-    made["rnn_gap"] = made["rnn"]
-    made["latent_ode"] = made["rnn"] | {f"advantage_{n}" for n in table2.POINTS}
-    made["latent_ode"] |= {"probe_accuracy", "direction_flips"}
+    made = {(f"{network}_{n}", "rmse") for n in table2.POINTS for network in table2.NETWORKS} | {
+        (f"advantage_{n}", "advantage") for n in table2.POINTS
+    }
+    made |= {(table2.PROBED, "probe_accuracy"), (table2.PROBED, "direction_flips")}
     assert {q.experiment for q in quantities} == {"table2"}
-    assert all(q.metric in made[q.row] for q in quantities)
+    assert all((q.row, q.metric) in made for q in quantities)
 
 
 def test_what_says_which_network_a_row_is_cannot_be_set(
@@ -190,10 +222,10 @@ def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return Result(job, tmp_path, "diverged", "lower the rate")
 
     monkeypatch.setattr(jobs, "run", broken)
-    fit = Fit("rnn_30", "rnn", "rmse_30", "rnn.yaml", 0)
+    fit = Fit("rnn_30", "rnn_30", "rmse", "rnn.yaml", 0)
     rows = fits.run(_ctx(tmp_path), "table2", 1, [fit], lambda *_: {}, lambda _: "")
     assert [(r.row, r.metric, r.status, r.hint) for r in rows] == [
-        ("rnn", "rmse_30", "diverged", "lower the rate")
+        ("rnn_30", "rmse", "diverged", "lower the rate")
     ]
     assert math.isnan(rows[0].value)
     assert records.read(tmp_path / "table2" / "smoke.csv")[0].status == "diverged"
@@ -238,16 +270,16 @@ def test_tables_and_figures_are_drawn_from_records_alone() -> None:
         )
 
     rows = [
-        row(name, f"{metric}_{n}", seed, 0.1 * (seed + 1))
+        row(f"{name}_{n}", metric, seed, 0.1 * (seed + 1))
         for name in table2.NETWORKS
         for metric in ("rmse", "rmse_span")
         for n in table2.POINTS
         for seed in range(3)
     ]
-    rows += [row("latent_ode", f"advantage_{n}", 0, 2.0) for n in table2.POINTS]
+    rows += [row(f"advantage_{n}", "advantage", s, 1.0 + s) for n in table2.POINTS for s in (0, 2)]
     shown = table2.table(rows)
     assert list(shown.index) == ["30/100", "50/100", "100/100"]
-    assert shown.loc["30/100", "ratio"] == "2.00 ± 0.00"
+    assert shown.loc["30/100", "ratio"] == "2.00, 1.00 to 3.00"
     assert shown.loc["30/100", "rnn"].startswith("0.200 ± 0.248")
     assert len(table2.plot(rows).axes) == 2
     failed = [replace(r, value=math.nan, status="diverged") if r.seed == 0 else r for r in rows]
