@@ -87,6 +87,7 @@ def test_points_are_drawn_without_repetition_and_none_lies_in_the_future(points:
     data = Spirals(points=points, **SMALL)
     times, seen, x, at, truth, _ = data.fixed("test")
     assert (seen.shape, x.shape) == ((60, points), (60, points, 2))
+    assert len({tuple(own) for own in seen.tolist()}) == (1 if points == 100 else 60)
     assert bool((seen.diff(dim=1) > 0).all())
     assert 0 <= int(seen.min()) <= int(seen.max()) < len(times) == 100
     assert bool((at[100:] > times[-1]).all())

@@ -57,7 +57,11 @@ def test_a_model_trains_validates_and_tests(network: str) -> None:
     assert found["test/rmse"] == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-4)
     medians = expected.square().mean(dim=(1, 2)).sqrt().median()
     assert found["test/rmse_median"] == pytest.approx(float(medians), rel=1e-4)
-    assert found["test/rmse_span"] > 0
+    with torch.no_grad():
+        missed = (model.predict(times[seen], x, at[:20]) - truth[:, :20]).square().mean(dim=2)
+    spans = [missed[i, int(own[0]) + 1 :].mean() for i, own in enumerate(seen)]
+    expected_span = float(torch.stack(spans).mean().sqrt())
+    assert found["test/rmse_span"] == pytest.approx(expected_span, rel=1e-4)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -113,6 +117,73 @@ def test_one_ahead_is_what_is_predicted_at_the_next_observation(network: str) ->
     at_own = found[torch.arange(len(x)).unsqueeze(1), seen]
     torch.testing.assert_close(at_own[:, 1:], expected, rtol=1e-5, atol=1e-5)
     assert bool(at_own[:, 0].isnan().all())
+
+
+def test_the_recognition_network_goes_backwards_and_is_told_the_gap_to_the_one_before() -> None:
+    model = _model(start=-0.5)
+    times, x = torch.tensor([0.1, 0.7, 0.9]), torch.randn(1, 3, 2)
+    net = model.latent_ode
+    h = torch.zeros(1, 25)
+    for k, gap in ((2, 0.2), (1, 0.6), (0, 0.6)):
+        u = torch.cat([x[:, k], torch.tensor([[gap]])], dim=1)
+        h = torch.tanh(net.recognition.into(u) + net.recognition.memory(h))
+    mean, log_variance = net.posterior_of(h).chunk(2, dim=1)
+    found, std = model.encode(times, x)
+    torch.testing.assert_close(found, mean)
+    torch.testing.assert_close(std.log(), log_variance / 2)
+
+
+def test_training_draws_z0_and_does_not_take_its_mean() -> None:
+    model, batch = _model(), _data().fixed("test")
+    model._trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=3)
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    loss = model.training_step(batch, 0)
+    torch.testing.assert_close(loss, model.losses(batch, model._noise(20)).mean())
+    assert not torch.isclose(loss, model.losses(batch).mean(), rtol=1e-6)
+
+
+def test_where_nothing_was_observed_a_network_gets_what_its_name_says() -> None:
+    times, x = torch.arange(6.0), torch.randn(1, 3, 2)
+    series = Series(times, torch.tensor([[1, 2, 4]]), x)
+    for network in ("rnn", "rnn_hold", "rnn_zero"):
+        net = _model(network).net
+        h, mean, held = torch.zeros(1, 25), net.out(torch.zeros(1, 25)), None
+        means = []
+        for k in range(9):
+            means.append(mean)
+            if k in (1, 2, 4):
+                fed = held = x[:, (1, 2, 4).index(k)]
+            elif k > 5 or network == "rnn":  # beyond the span all are fed their own mean
+                fed = mean
+            elif network == "rnn_zero":
+                fed = torch.zeros(1, 2)
+            else:
+                fed = mean if held is None else held
+            h = net.cell(fed, h)
+            mean = net.out(h)
+        found = net.predict(series, torch.arange(9.0))
+        torch.testing.assert_close(found[2:], torch.stack(means)[2:])
+
+
+def test_a_paced_network_goes_on_in_steps_of_the_mean_gap() -> None:
+    times, seen, x, at, *_ = _data(points=7, future=12).fixed("test")  # a gap of 19/6 on average
+    paced, stepping = _model("rnn_paced"), _model("rnn_gap")
+    with torch.no_grad():
+        found = paced.predict(times[seen], x, at)
+        coarse = stepping.predict(times[seen], x, at[torch.tensor([22, 25, 28, 31])])
+        fine = stepping.predict(times[seen], x, at)
+    torch.testing.assert_close(found[:, [22, 25, 28, 31]], coarse)
+    torch.testing.assert_close(found[:, 1:21], fine[:, 1:21], equal_nan=True)
+    assert not torch.allclose(found[:, 21:], fine[:, 21:])
+
+
+def test_a_float64_model_decodes_states_of_either_precision() -> None:
+    model = _model(solver=SolverSettings(backend="native", rtol=1.5e-8, atol=1.5e-8)).double()
+    at = torch.linspace(0, 2, 5)
+    assert model.decode(torch.ones(3, 4), at).dtype == torch.float64
+    assert model.predict(T, X, at).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"takes \(series, 4\)"):
+        model.decode(torch.ones(3, 5), at)
 
 
 def test_recurrent_networks_feed_back_their_own_mean_beyond_the_span() -> None:
@@ -290,6 +361,34 @@ def test_series_that_no_model_can_use_are_refused(times: Tensor, x: Tensor, mess
         _model().predict(times, x, torch.tensor([6.0]))
 
 
+@pytest.mark.parametrize(
+    ("times", "seen", "x", "message"),
+    [
+        (T, torch.tensor([[0, -1]]), X[:1, :2], "from 0 to 4"),
+        (T, torch.tensor([[0, 7]]), X[:1, :2], "from 0 to 4"),
+        (T, torch.tensor([[0.0, 1.0]]), X[:1, :2], "whole numbers"),
+        (T, torch.tensor([0, 1]), X[:1, :2], r"seen \(2,\)"),
+        (T, torch.tensor([[0, 1]]), X[:1], r"x \(1, 5, 2\)"),
+        (T * math.inf, torch.tensor([[0, 1]]), X[:1, :2], "not finite"),
+        (1e9 + T.double(), torch.tensor([[0, 1]]), X[:1, :2], "float64 model"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(
+    times: Tensor, seen: Tensor, x: Tensor, message: str
+) -> None:
+    for network in ("latent_ode", "rnn", "rnn_gap"):
+        with pytest.raises(ValueError, match=message):
+            _model(network).losses((times, seen, x))
+
+
+def test_errors_need_the_truth_and_a_time_beyond_the_span() -> None:
+    batch = (T, torch.tensor([[0, 1]]), X[:1, :2])
+    with pytest.raises(ValueError, match="has 3 parts"):
+        _model().errors(batch)
+    with pytest.raises(ValueError, match="behind the observed span"):
+        _model().errors((*batch, T, torch.zeros(1, 5, 2)))
+
+
 @pytest.mark.parametrize("at", [T.flip(0), T[:0], T * math.nan, T[None]])
 def test_times_to_predict_at_must_be_in_order(at: Tensor) -> None:
     with pytest.raises(ValueError, match="strictly increasing"):
@@ -301,6 +400,7 @@ def test_times_to_predict_at_must_be_in_order(at: Tensor) -> None:
     [
         ({"network": "lstm"}, "Choose one of latent_ode"),
         ({"noise_std": 0.0}, "noise_std"),
+        ({"start": math.nan}, "finite time"),
         ({"recurrent": 0}, "at least 1"),
         ({"layers": 0}, "at least 1"),
     ],

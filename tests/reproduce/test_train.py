@@ -70,6 +70,19 @@ def test_every_kind_of_flow_fits_and_validates_from_its_configuration(
     assert bool(content["state_dict"]["alive"].all())
 
 
+@pytest.mark.parametrize("name", ["rnn", "rnn_gap", "latent_ode"])
+def test_every_model_of_series_fits_and_validates_from_its_configuration(
+    name: str, tmp_path: Path
+) -> None:
+    small = ["--data.train_size=20", "--data.test_size=20", "--data.batch_size=10"]
+    small += ["--data.steps=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
+    small += ["--trainer.accelerator=cpu", "--trainer.default_root_dir", str(tmp_path)]
+    assert _main(["fit", "--config", _config(f"{name}.yaml"), *small]) == 0
+    content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert content["hyper_parameters"]["network"] == name
+
+
 def test_flags_reach_nested_settings_and_seed_zero_is_a_seed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
