@@ -2,7 +2,20 @@
 
 from datamodules._files import DataUnavailable
 from datamodules.densities import BaseNoise, PlaneData
+from datamodules.dynamics import NoSolution, System, Windows, find_system
+from datamodules.events import PoissonEvents
 from datamodules.mnist import MNIST
 from datamodules.spirals import Spirals
 
-__all__ = ["MNIST", "BaseNoise", "DataUnavailable", "PlaneData", "Spirals"]
+__all__ = [
+    "MNIST",
+    "BaseNoise",
+    "DataUnavailable",
+    "NoSolution",
+    "PlaneData",
+    "PoissonEvents",
+    "Spirals",
+    "System",
+    "Windows",
+    "find_system",
+]

@@ -1,14 +1,18 @@
 """Points for density models, drawn as they are needed from the seed and the step alone."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules._drawing import EpochOfSteps, generator
+from datamodules._drawing import (
+    StepLoader,
+    generator,
+    seed_or_that_of_the_run,
+    share_of_rank,
+)
 
 BLOCK = 64  # training batches that are drawn at once: seeding a generator takes a while
 SHAPES = ("moons", "circles")
@@ -55,21 +59,14 @@ class _Drawn(pl.LightningDataModule):
         """Draw points ``(*shape, dim)``."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> "DrawnLoader":
+    def train_dataloader(self) -> StepLoader:
         """Return this rank's share of fresh batches, each a tuple ``((members, points, dim),)``.
 
         Raises:
             ValueError: If the devices cannot share a batch equally.
         """
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if self.batch_size % ranks:
-            raise ValueError(
-                f"A batch of {self.batch_size} points cannot be shared equally by {ranks} "
-                f"devices. Set --data.batch_size to a multiple of {ranks}."
-            )
-        share = self.batch_size // ranks
-        return DrawnLoader(self, self._seeds(), slice(rank * share, (rank + 1) * share))
+        share = share_of_rank(self.trainer, self.batch_size, "points")
+        return StepLoader(self.steps, _Blocks(self, self._seeds(), share))
 
     def val_dataloader(self) -> "FixedLoader":
         """Return fixed points that neither train nor test."""
@@ -85,7 +82,7 @@ class _Drawn(pl.LightningDataModule):
         return torch.stack([self.draw(shape, generator(s, purpose)) for s in self._seeds()])
 
     def _seeds(self) -> list[int]:
-        return self.member_seeds or [int(os.environ.get("PL_GLOBAL_SEED", 0))]
+        return self.member_seeds or [seed_or_that_of_the_run(None)]
 
 
 class BaseNoise(_Drawn):
@@ -197,7 +194,7 @@ def _moons(angle: Tensor, lower: Tensor) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-class DrawnLoader:
+class _Blocks:
     """Fresh batches that depend on the members' seeds and the step alone.
 
     Args:
@@ -207,40 +204,17 @@ class DrawnLoader:
     """
 
     def __init__(self, data: _Drawn, seeds: Sequence[int], share: slice) -> None:
-        self.sampler = EpochOfSteps()
         self._data, self._seeds, self._share = data, seeds, share
-        self._given = 0
-        self._resume: dict[str, int] = {}
+        self._block, self._points = -1, torch.empty(0)
 
-    def __len__(self) -> int:
-        return self._data.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        first, block, points = self._first(), -1, torch.empty(0)
-        for batch in range(first, len(self)):
-            self._given = batch + 1
-            step = self.sampler.epoch * len(self) + batch
-            if step // BLOCK != block:
-                block = step // BLOCK
-                points = self._draw(block)
-            yield (points[:, step % BLOCK],)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches have been handed out."""
-        return {"epoch": self.sampler.epoch, "batches": self._given}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make the next iteration go on from there, if it belongs to the same epoch."""
-        self._resume = state_dict
-
-    def _draw(self, block: int) -> Tensor:
-        shape, purpose = (BLOCK, self._data.batch_size), f"train/{block}"
-        drawn = [self._data.draw(shape, generator(seed, purpose)) for seed in self._seeds]
-        return torch.stack(drawn)[:, :, self._share]
-
-    def _first(self) -> int:
-        state, self._resume = self._resume, {}
-        return state["batches"] if state.get("epoch") == self.sampler.epoch else 0
+    def __call__(self, step: int) -> tuple[Tensor]:
+        """Return the batch of a step."""
+        if step // BLOCK != self._block:
+            self._block = step // BLOCK
+            shape, purpose = (BLOCK, self._data.batch_size), f"train/{self._block}"
+            drawn = [self._data.draw(shape, generator(seed, purpose)) for seed in self._seeds]
+            self._points = torch.stack(drawn)[:, :, self._share]
+        return (self._points[:, step % BLOCK],)
 
 
 class FixedLoader:

@@ -1,15 +1,19 @@
 """Spirals of both directions, observed with noise at times of their own (Table 2)."""
 
 import math
-import os
-from collections.abc import Iterator
 from typing import Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules._drawing import EpochOfSteps, OneBatch, generator
+from datamodules._drawing import (
+    OneBatch,
+    StepLoader,
+    generator,
+    seed_or_that_of_the_run,
+    share_of_rank,
+)
 
 Shape = Literal["inward", "example", "example_reversed"]
 SPACING = 6 * math.pi / 499  # radians between two points of the authors' example
@@ -170,21 +174,23 @@ class Spirals(pl.LightningDataModule):
         centre = torch.where(falling, -5.0, 5.0)
         return self._scaled(radius * angle.cos() + centre, radius * angle.sin())
 
-    def train_dataloader(self) -> "SpiralLoader":
+    def train_dataloader(self) -> StepLoader:
         """Return this rank's share of every batch.
+
+        Each pass over the trajectories has an order of its own and leaves out what fills no batch.
 
         Raises:
             ValueError: If the devices cannot share a batch equally.
         """
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if self.batch_size % ranks:
-            raise ValueError(
-                f"A batch of {self.batch_size} trajectories cannot be shared equally by {ranks} "
-                f"devices. Set --data.batch_size to a multiple of {ranks}."
-            )
-        share = self.batch_size // ranks
-        return SpiralLoader(self, slice(rank * share, (rank + 1) * share))
+        share = share_of_rank(self.trainer, self.batch_size, "trajectories")
+        seen, x, *_ = self.trajectories("train", self.train_size)
+        times = self.times[: self.grid]
+
+        def draw(step: int) -> tuple[Tensor, ...]:
+            chosen = self._chosen(step, share)
+            return times, seen[chosen], x[chosen]
+
+        return StepLoader(self.steps, draw)
 
     def val_dataloader(self) -> OneBatch:
         """Return one batch that neither trains nor tests."""
@@ -203,53 +209,14 @@ class Spirals(pl.LightningDataModule):
         return (self.scale * torch.stack([x, y], dim=-1)).float()
 
     def _seed(self) -> int:
-        if self.data_seed is not None:
-            return self.data_seed
-        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return seed_or_that_of_the_run(self.data_seed)
 
-
-class SpiralLoader:
-    """Batches of the training trajectories, in an order that depends on the seed alone.
-
-    Each pass over the trajectories has an order of its own and leaves out what fills no batch.
-
-    Args:
-        data: The trajectories.
-        share: The part of a batch that this rank gets.
-    """
-
-    def __init__(self, data: Spirals, share: slice) -> None:
-        self.sampler = EpochOfSteps()
-        self._data, self._share = data, share
-        self._seen, self._x, *_ = data.trajectories("train", data.train_size)
-        self._times = data.times[: data.grid]
-        self._given = 0
-        self._resume: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return self._data.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        state, self._resume = self._resume, {}
-        first = state["batches"] if state.get("epoch") == self.sampler.epoch else 0
-        for batch in range(first, len(self)):
-            self._given = batch + 1
-            chosen = self._chosen(self.sampler.epoch * len(self) + batch)
-            yield self._times, self._seen[chosen], self._x[chosen]
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches have been handed out."""
-        return {"epoch": self.sampler.epoch, "batches": self._given}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make the next iteration go on from there, if it belongs to the same epoch."""
-        self._resume = state_dict
-
-    def _chosen(self, step: int) -> Tensor | slice:
-        count, size = self._data.train_size, self._data.batch_size
+    def _chosen(self, step: int, share: slice) -> Tensor | slice:
+        """Return which training trajectories a rank takes in a step."""
+        count, size = self.train_size, self.batch_size
         if size == count:
-            return self._share
+            return share
         one_pass, place = divmod(step, count // size)
-        draw = generator(self._data._seed(), f"order/{one_pass}")
+        draw = generator(self._seed(), f"order/{one_pass}")
         order = torch.randperm(count, generator=draw)
-        return order[place * size : (place + 1) * size][self._share]
+        return order[place * size : (place + 1) * size][share]

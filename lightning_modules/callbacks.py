@@ -199,6 +199,53 @@ class DivergenceGuard(pl.Callback):
             )
 
 
+class Course(pl.Callback):
+    """Keeps the weights that a module has had: as drawn, and after every epoch.
+
+    They are part of every checkpoint, so a resumed training has them all, and
+    ``reproduce.evidence`` puts them beside the rows. As many copies as there are epochs are held
+    in memory: this is for small networks.
+    """
+
+    def __init__(self) -> None:
+        self._updates: list[int] = []
+        self._states: list[dict[str, Tensor]] = []
+
+    @property
+    def state_key(self) -> str:
+        """The name of the weights in a checkpoint."""
+        return "Course"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights as drawn."""
+        self._keep(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights of this moment, before the epoch's checkpoint is written."""
+        self._keep(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the updates, and for each name its tensors, ``(stages, …)``."""
+        names = self._states[0] if self._states else {}
+        stacked = {name: torch.stack([state[name] for state in self._states]) for name in names}
+        return {"updates": list(self._updates), "weights": stacked}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind what the checkpoint has."""
+        self._updates = list(state_dict["updates"])
+        self._states = [
+            {name: stages[k] for name, stages in state_dict["weights"].items()}
+            for k in range(len(self._updates))
+        ]
+
+    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step in self._updates:
+            return  # a resumed training starts where its checkpoint was written
+        self._updates.append(trainer.global_step)
+        state = pl_module.state_dict()
+        self._states.append({name: t.detach().cpu().clone() for name, t in state.items()})
+
+
 class Progress(pl.Callback):
     """Writes how far a training is to a small JSON file, for whoever started it.
 

@@ -12,11 +12,15 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from reproduce import storage, weights
 from reproduce.records import PROFILES, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHIPPED = Path(__file__).parent.parent / "results"
 WINDOW = 50  # updates that a point of a curve is the mean over
@@ -165,9 +169,6 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
     import torch
 
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state = {
-        n.removeprefix("net."): t for n, t in content["state_dict"].items() if n.startswith("net.")
-    }
     facts = {
         "row": record.row,
         "seed": record.seed,
@@ -181,4 +182,21 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
         data = yaml.safe_load(job.read_text())["data"]["init_args"]
         # Where the files lay is no fact about the weights.
         facts["data"] = {key: value for key, value in data.items() if key != "root"}
-    weights.save(path, state, facts)
+    weights.save(path, _of_net(content["state_dict"]), facts)
+    course = content.get("callbacks", {}).get("Course")
+    if course:
+        stages = _of_net(course["weights"])
+        weights.save(course_of(path), stages, {**facts, "updates": course["updates"]})
+
+
+def course_of(path: Path) -> Path:
+    """Return where the weights are that a training had on its way.
+
+    Args:
+        path: Where its last ones are.
+    """
+    return path.with_name(f"{path.stem}-course{path.suffix}")
+
+
+def _of_net(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from reproduce import evidence
 from reproduce.context import Context
 from reproduce.jobs import BadSettings, Job, Result, short_key
-from reproduce.records import Record
+from reproduce.records import Record, Status
 
-Measure = Callable[["Fit", Result, Sequence[Record]], dict[str, float]]
+
+@dataclass(frozen=True)
+class Failed:
+    """A metric that could not be had of a training that ended well.
+
+    Args:
+        status: How it failed.
+        hint: What to change, or what happened.
+    """
+
+    status: Status
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Fit:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
+Measure = Callable[[Fit, Result, Sequence[Record]], Mapping[str, float | Failed]]
+
+
 def run(
     ctx: Context,
     experiment: str,
@@ -56,7 +70,8 @@ def run(
         experiment: Name of the experiment.
         protocol: Its protocol version.
         fits: What to train.
-        measure: Returns the metrics of a finished training, given all rows so far.
+        measure: Returns the metrics of a finished training, given all rows so far; where one is
+            `Failed`, its row says so.
         unit: Returns the unit of a metric.
         fixed: Settings that say which fit a row is, so that the user cannot change them.
         keep: Whether to keep curves and weights beside the rows.
@@ -90,8 +105,10 @@ def run(
         print(f"{len(there)} of {len(jobs)} trainings have their rows in {ctx.csv(experiment)}.")
     for result in ctx.train(job for job in jobs if job.run not in there):
         fit = by_run[result.job.run]
-        values = measure(fit, result, records) if result.status == "ok" else {}
-        made = _records(ctx, fit, result, values or {fit.metric: math.nan}, unit)
+        values: Mapping[str, float | Failed] = {fit.metric: Failed(result.status, result.hint)}
+        if result.status == "ok":
+            values = measure(fit, result, records)
+        made = _records(ctx, fit, result, values, unit)
         ctx.save(made, result.made)
         if keep and result.status == "ok":
             evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0], fit.name)
@@ -103,7 +120,7 @@ def _records(
     ctx: Context,
     fit: Fit,
     result: Result,
-    values: dict[str, float],
+    values: Mapping[str, float | Failed],
     unit: Callable[[str], str],
 ) -> list[Record]:
     device = result.device or ctx.device_text
@@ -112,7 +129,7 @@ def _records(
             experiment=result.job.experiment,
             row=fit.row,
             metric=metric,
-            value=value,
+            value=math.nan if isinstance(value, Failed) else value,
             unit=unit(metric),
             seed=fit.seed,
             profile=ctx.profile,
@@ -121,8 +138,8 @@ def _records(
             overrides=ctx.overrides_text,
             device=device if ctx.devices == 1 else f"{ctx.devices} processes: {device}",
             run=result.job.run,
-            status=result.status,
-            hint=result.hint,
+            status=value.status if isinstance(value, Failed) else result.status,
+            hint=value.hint if isinstance(value, Failed) else result.hint,
         )
         for metric, value in values.items()
     ]

@@ -6,6 +6,7 @@ whatever backend the user's own session has.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from reproduce import storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from PIL import Image
 
 NAMES = {
     "mlp": "1-layer MLP",
@@ -54,6 +57,10 @@ NAMES = {
     "rnn_paced": "RNN, told the gaps, paced",
     "advantage": "better RNN's over latent ODE's",
     "latent_ode": "latent ODE",
+    "end": "end point, adjoint",
+    "path": "whole path, direct",
+    "authors": "authors' example",
+    "end_off_by_one": "end point, off by one",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -105,6 +112,10 @@ LOOKS = {
     "rnn_paced": ("black", "$\\mathrm{Q}$"),
     "advantage": ("black", "$\\mathrm{r}$"),
     "latent_ode": ("blue", "$\\mathrm{L}$"),
+    "end": ("blue", "$\\mathrm{e}$"),
+    "path": ("vermillion", "$\\mathrm{w}$"),
+    "authors": ("black", "$\\mathrm{a}$"),
+    "end_off_by_one": ("purple", "$\\mathrm{s}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.
@@ -137,6 +148,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "reproduce",  # otherwise every file has new random ids
 }
 DPI = 200
+MOVIE_DPI = 75
+MOVIE_COLOURS = 32
 
 
 class MethodStyle(TypedDict):
@@ -194,6 +207,15 @@ def subplots(
         return drawn, drawn.subplots(rows, columns, **options)
 
 
+def plain_ticks(axis: Axis) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers, at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend(axes: Axes) -> None:
     """Name each method once, above the axes, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
@@ -220,14 +242,33 @@ def save(fig: Figure, path_without_suffix: Path) -> tuple[Path, Path]:
 
 
 def save_movie(frames: Sequence[Any], path: Path, seconds: float = 5.0) -> Path:
-    """Write images as a GIF that runs for ever; equal frames give equal files.
+    """Write images or figures as a GIF that runs for ever; equal frames give equal files.
 
     Args:
-        frames: Arrays ``(rows, columns)``, the first row at the bottom; each is scaled to its own
-            maximum.
+        frames: Arrays ``(rows, columns)``, the first row at the bottom, each scaled to its own
+            maximum; or figures, all of one size.
         path: The file.
         seconds: How long it runs before it begins again, the last frame held for one more.
     """
+    from matplotlib.figure import Figure
+
+    drawn = _pictures(frames) if isinstance(frames[0], Figure) else _densities(frames)
+    each = round(1000 * seconds / len(drawn))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.replacing(path) as scratch:
+        drawn[0].save(
+            scratch,
+            format="GIF",
+            save_all=True,
+            append_images=drawn[1:],
+            duration=[each] * (len(drawn) - 1) + [1000],
+            loop=0,
+        )
+    return path
+
+
+def _densities(frames: Sequence[Any]) -> list[Image.Image]:
+    """Return arrays as images, dark where they are large."""
     import numpy as np
     from matplotlib import colormaps
     from PIL import Image
@@ -239,18 +280,21 @@ def save_movie(frames: Sequence[Any], path: Path, seconds: float = 5.0) -> Path:
         image = Image.fromarray(levels.repeat(3, axis=0).repeat(3, axis=1), mode="P")
         image.putpalette(colours.ravel().tolist())
         images.append(image)
-    each = round(1000 * seconds / len(images))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.replacing(path) as scratch:
-        images[0].save(
-            scratch,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=[each] * (len(images) - 1) + [1000],
-            loop=0,
-        )
-    return path
+    return images
+
+
+def _pictures(figures: Sequence[Figure]) -> list[Image.Image]:
+    """Return figures as images of few colours, those of the last one, so that files are small."""
+    from PIL import Image
+
+    images = []
+    for figure in figures:
+        memory = io.BytesIO()
+        with style():
+            figure.savefig(memory, format="png", dpi=MOVIE_DPI)
+        images.append(Image.open(memory).convert("RGB"))
+    palette = images[-1].quantize(MOVIE_COLOURS)
+    return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
 
 
 def _save(fig: Figure, path: Path, metadata: dict[str, None]) -> Path:

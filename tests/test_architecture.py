@@ -59,6 +59,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.weights",
     ),
     "reproduce.latent_space": ("datamodules", "lightning_modules"),
+    "reproduce.learned_spiral": (
+        "datamodules",
+        "lightning_modules",
+        "reproduce.maps",
+        "reproduce.phase_portraits",
+    ),
     "reproduce.phase_portraits": ("lightning_modules",),
     "reproduce.trained_fields": (
         "lightning_modules",
@@ -141,6 +147,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.intensities",
         "reproduce.latent_space",
         "reproduce.maps",
+        "reproduce.learned_spiral",
         "reproduce.peers",
         "reproduce.phase_portraits",
         "reproduce.series_protocol",

@@ -8,6 +8,7 @@ from lightning_modules.nets.convnets import (
     build_stem,
 )
 from lightning_modules.nets.energies import BOX, ENERGIES, find_energy, log_normaliser
+from lightning_modules.nets.events import Events
 from lightning_modules.nets.fields import ConcatConvField, ConvField, TimeConv2d
 from lightning_modules.nets.flows import ContinuousFlow, Flow
 from lightning_modules.nets.latent import LatentODE, divergence_from_unit, gaussian_nll
@@ -15,8 +16,10 @@ from lightning_modules.nets.odeblock import OdeBlock
 from lightning_modules.nets.perceptron_field import PerceptronField
 from lightning_modules.nets.planar_field import PlanarField
 from lightning_modules.nets.planar_flow import NotInvertible, PlanarFlow
+from lightning_modules.nets.point_process import IntensityField, PointProcess
 from lightning_modules.nets.recurrent import Fill, GridRNN, ObservationRNN
 from lightning_modules.nets.series import Series, check_queries
+from lightning_modules.nets.tanh_field import TanhField
 from lightning_modules.nets.traces import TimeMLP, Trace, TracedField
 
 __all__ = [
@@ -25,9 +28,11 @@ __all__ = [
     "ConcatConvField",
     "ContinuousFlow",
     "ConvField",
+    "Events",
     "Fill",
     "Flow",
     "GridRNN",
+    "IntensityField",
     "LatentODE",
     "NotInvertible",
     "ObservationRNN",
@@ -35,9 +40,11 @@ __all__ = [
     "PerceptronField",
     "PlanarField",
     "PlanarFlow",
+    "PointProcess",
     "ResidualBlock",
     "Series",
     "Stem",
+    "TanhField",
     "TimeConv2d",
     "TimeMLP",
     "Trace",

@@ -30,6 +30,7 @@ PROTOCOL = 1
 TRAINS = False
 NETWORKS = ("rnn", "rnn_gap", "latent_ode")
 SHOWN = ("rnn", "latent_ode")
+LINES = {"rnn": ":", "rnn_gap": "--", "latent_ode": "-"}
 POINTS = 30
 DIRECTIONS = {"clockwise": True, "counterclockwise": False}
 PROFILES = {
@@ -104,7 +105,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
             _, _, x, _, truth, clockwise = data.fixed("test")
             errors = (means - truth).square().mean(dim=2).nanmean(dim=0).sqrt()
             style: dict[str, Any] = {**plotting.method_style(network), "marker": ""}
-            style["linestyle"] = "-" if network == "latent_ode" else "--"
+            style["linestyle"] = LINES[network]
             axes[1][2].plot(data.times[1:], errors[1:], **style)
             if network not in SHOWN:
                 continue

@@ -105,7 +105,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         ends = "from the mean z0 of counter-clockwise (0) to that of clockwise spirals (1)"
         below.set_xlabel(ends, fontsize=12)
         below.set_ylabel("turning (rad)", fontsize=12)
-        below.legend(fontsize=10, ncols=2)
+        below.legend(fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(f"Decoded paths, dark to light in time; {records[0].budget}", fontsize=12)
     return {"": figure}
 

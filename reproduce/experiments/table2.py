@@ -127,6 +127,7 @@ def plot(records: list[Record]) -> "Figure":
         right.axhline(1, color="#555555", linewidth=1)
         for axes in (left, right):
             axes.set_yscale("log")
+            plotting.plain_ticks(axes.yaxis)
             axes.set_xticks(POINTS)
             axes.set_xlabel("observed points of 100")
             axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

@@ -153,7 +153,11 @@ def plot(records: list[Record]) -> "Figure":
             axes.plot(list(found.values()), list(found), linestyle="none", **style)
         for network in BOTH:
             colour = plotting.method_style(network)["color"]
-            look = {**plotting.PAPER_STYLE, "color": colour, "label": f"paper, {network}"}
+            look = {
+                **plotting.PAPER_STYLE,
+                "color": colour,
+                "label": f"{plotting.NAMES[network]}, paper",
+            }
             rows = {"base": POINTS, "points_50": 50, "points_100": 100}
             published = {
                 shown.index(variant): paper.number("table2", f"{network}_{points}", "rmse").value
@@ -162,9 +166,10 @@ def plot(records: list[Record]) -> "Figure":
             }
             axes.plot(list(published.values()), list(published), **look)
         axes.set_xscale("log")
+        plotting.plain_ticks(axes.xaxis)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_yticks(range(len(shown)), shown)
-        axes.invert_yaxis()
-        axes.set_xlabel(f"RMSE on 100 future times, {POINTS} of 100 points observed, one seed")
+        axes.set_xlabel("RMSE on 100 future times, one seed")
         axes.legend(fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
         base = next((r.budget for r in records if r.row.startswith("base-")), records[0].budget)
         figure.suptitle(base, fontsize=12)

@@ -89,6 +89,22 @@ def test_where_nets_are_measured_the_weights_of_every_seed_are_kept(tmp_path: Pa
     assert [float(weights.load(path)[0]["weight"].mean()) for path in paths] == [0.0, 2.0]
 
 
+def test_weights_of_the_way_are_kept_where_the_training_kept_them(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "run")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    stages = {"net.weight": torch.arange(12.0).view(3, 2, 2), "buffer": torch.zeros(3)}
+    content["callbacks"] = {"Course": {"updates": [0, 5, 10], "weights": stages}}
+    torch.save(content, checkpoint)
+    evidence.keep(tmp_path / "short.csv", folder, RECORD)
+    last = tmp_path / "weights" / "short-odenet.safetensors"
+    kept, facts = weights.load(evidence.course_of(last))
+    assert facts["updates"] == [0, 5, 10]
+    assert set(kept) == {"weight"}
+    assert torch.equal(kept["weight"], stages["net.weight"])
+    assert weights.load(last)[1]["run"] == facts["run"] == RECORD.run
+
+
 def test_changed_settings_leave_the_weights_alone(tmp_path: Path) -> None:
     changed = replace(RECORD, overrides="model.width=32")
     evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), changed)

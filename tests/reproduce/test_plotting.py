@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from PIL import Image
 
 from reproduce import plotting
 from reproduce.experiments import table1
@@ -47,6 +48,24 @@ def test_equal_figures_give_equal_files_without_a_date(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
     assert b"dc:date" not in first[1].read_bytes()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["quick.png", "quick.svg"]
+
+
+def test_a_movie_of_figures_has_them_all_and_equal_ones_give_equal_files(tmp_path: Path) -> None:
+    def frames() -> "list[matplotlib.figure.Figure]":
+        figures = []
+        for k in range(3):
+            with plotting.style():
+                fig, axes = plotting.subplots(size=(2.0, 1.0))
+                axes.plot([0, 1], [0, k], color=plotting.OKABE_ITO["blue"])
+                axes.set_ylim(0, 2)
+            figures.append(fig)
+        return figures
+
+    first, second = (plotting.save_movie(frames(), tmp_path / name) for name in ("a.gif", "b.gif"))
+    assert first.read_bytes() == second.read_bytes()
+    with Image.open(first) as movie:
+        assert movie.n_frames == 3
+        assert movie.size == (2 * plotting.MOVIE_DPI, plotting.MOVIE_DPI)
 
 
 def test_a_dot_in_the_name_is_no_suffix(tmp_path: Path) -> None:
