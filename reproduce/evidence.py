@@ -29,26 +29,16 @@ CURVE = (*_RUN, "update", "metric", "value")
 ERROR = (*_RUN, "image", "label", "prediction")
 
 
-def keep(
-    rows: Path,
-    folder: Path,
-    record: Record,
-    name: str | None = None,
-    *,
-    every_seed: bool = False,
-) -> None:
+def keep(rows: Path, folder: Path, record: Record, *, every_seed: bool = False) -> None:
     """Copy what a finished run left in its folder to where its rows are.
 
     Args:
         rows: The CSV of the rows; its name is that of the profile.
         folder: The run folder.
         record: A row of the run, for row, seed, changes and identity.
-        name: What curves and weights are kept under, where a row has several trainings; None for
-            the row.
         every_seed: Whether the weights are kept whatever the seed, in a file of its own.
     """
-    name = name or record.row
-    run = (name, str(record.seed), record.overrides, record.run)
+    run = (record.row, str(record.seed), record.overrides, record.run)
     _replace(rows.parent / "curves" / rows.name, CURVE, run, curves(folder))
     answers = folder / "predictions.csv"
     if answers.exists():
@@ -57,7 +47,7 @@ def keep(
     if record.overrides or not checkpoint.exists():
         return
     suffix = f"-seed{record.seed}" if every_seed else ""
-    path = rows.parent / "weights" / f"{rows.stem}-{name}{suffix}.safetensors"
+    path = rows.parent / "weights" / f"{rows.stem}-{record.row}{suffix}.safetensors"
     if every_seed or _seed_of(path) >= record.seed:
         _keep_weights(path, checkpoint, record)
 
@@ -69,7 +59,7 @@ def find_weights(
 
     Args:
         experiment: Name of the experiment that trained them.
-        name: What they are kept under: a row, or the name of a training.
+        name: What they are kept under: the row.
         folders: Folders of results, such as the user's own; the shipped ones come last.
         profile: Profile of what is to be measured. Under one that carries verdicts, only what was
             trained under the same will do; under others, or None, anything.

@@ -31,15 +31,13 @@ class Fit:
     """One training.
 
     Args:
-        name: Name of the job, of its curves and of its weights.
-        row: Row that it is for; a row may have several.
+        row: Row that it is for, which has no other of the same seed.
         metric: What it is trained for; a failed training is a row of this metric.
         config: File name of its configuration.
         seed: Its seed.
         overrides: What it changes in the configuration.
     """
 
-    name: str
     row: str
     metric: str
     config: str
@@ -90,7 +88,7 @@ def run(
     jobs = [
         Job(
             experiment,
-            fit.name,
+            fit.row,
             fit.config,
             {**fit.overrides, **device, **ctx.changes},
             fit.seed,
@@ -111,7 +109,7 @@ def run(
         made = _records(ctx, fit, result, values, unit)
         ctx.save(made, result.made)
         if keep and result.status == "ok":
-            evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0], fit.name)
+            evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0])
         records += made
     return records
 

@@ -75,7 +75,6 @@ def run(ctx: Context) -> list[Record]:
     """Train with every number of sequences, seed by seed."""
     work = [
         Fit(
-            name=f"sequences_{n}",
             row=f"sequences_{n}",
             metric="intensity_error",
             config="poisson_process.yaml",

@@ -104,7 +104,7 @@ PROFILES = {
 def run(ctx: Context) -> list[Record]:
     """Train every row, seed by seed, and check the reference."""
     work = [
-        Fit(row, row, "speed_ratio", config, seed, overrides(ctx.profile, row))
+        Fit(row, "speed_ratio", config, seed, overrides(ctx.profile, row))
         for seed in ctx.seeds
         for row, config in CONFIGS.items()
     ]

@@ -73,7 +73,6 @@ def run(ctx: Context) -> list[Record]:
     """Train all networks with every number of points, seed by seed."""
     work = [
         Fit(
-            name=f"{network}_{points}",
             row=f"{network}_{points}",
             metric="rmse",
             config=series_protocol.CONFIGS[network],
@@ -180,9 +179,9 @@ def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str,
         "parameters": result.parameters,
         "train_seconds": result.cost["train_seconds"],
     }
-    if fit.name.startswith("latent_ode"):
+    if fit.row.startswith("latent_ode"):
         found["train_nfe_forward"] = result.cost["train_nfe_forward"]
-    if fit.name == PROBED:
+    if fit.row == PROBED:
         from datamodules import Spirals
 
         given = {**result.job.resolved["data"]["init_args"], "data_seed": fit.seed}

@@ -101,7 +101,6 @@ def run(ctx: Context) -> list[Record]:
     chosen = SHORTENED.get(ctx.profile, tuple(VARIANTS))
     work = [
         Fit(
-            name=f"{variant}-{network}",
             row=f"{variant}-{network}",
             metric="rmse",
             config=series_protocol.CONFIGS[network],
