@@ -169,6 +169,16 @@ class RunCost(pl.Callback):
         self._peak_memory = state_dict["peak_memory"]
 
 
+def require_finite_gradient(module: pl.LightningModule) -> None:
+    """Raise Diverged where a gradient is not finite, before it spoils the weights."""
+    total = sum(p.grad.sum() for p in module.parameters() if p.grad is not None)
+    if not bool(torch.isfinite(torch.as_tensor(total))):
+        raise Diverged(
+            f"The gradient is not finite after {module.global_step} updates. Lower "
+            "--model.optimizer.lr or set --trainer.gradient_clip_val."
+        )
+
+
 class DivergenceGuard(pl.Callback):
     """Ends a training whose loss is NaN or infinite.
 

@@ -18,7 +18,7 @@ from lightning_modules.nets import (
     build_mlp,
     build_stem,
 )
-from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings
 
 Body = Literal["mlp", "resnet", "ode", "none"]
@@ -126,13 +126,8 @@ class ImageClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
-        optimizer = self.optimizer_settings.build(self.parameters())
-        trainer = self.trainer
-        schedule = self.schedule_settings.build(
-            optimizer, lambda: trainer.estimated_stepping_batches
-        )
-        return (
-            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        return configured(
+            self.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
 

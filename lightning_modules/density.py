@@ -22,7 +22,7 @@ from lightning_modules.nets import (
     find_energy,
     log_normaliser,
 )
-from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverFailed, SolverSettings
 
 Kind = Literal["planar", "cnf", "ffjord"]
@@ -268,13 +268,8 @@ class DensityModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
-        optimizer = self.optimizer_settings.build(self.net.parameters())
-        trainer = self.trainer
-        schedule = self.schedule_settings.build(
-            optimizer, lambda: trainer.estimated_stepping_batches
-        )
-        return (
-            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        return configured(
+            self.net.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
     def _values(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
@@ -79,3 +80,22 @@ class ScheduleSettings:
             scheduler = OneCycleLR(optimizer, peak, total_steps=total, cycle_momentum=False)
             return {"scheduler": scheduler, "interval": "step"}
         return None
+
+
+def configured(
+    parameters: Iterable[nn.Parameter],
+    optimizer: OptimizerSettings,
+    schedule: ScheduleSettings,
+    trainer: pl.Trainer,
+) -> Any:
+    """Return what ``configure_optimizers`` is to return: the optimizer and its schedule, if any.
+
+    Args:
+        parameters: What is trained.
+        optimizer: Update rule and learning rate.
+        schedule: Course of the learning rate over the whole training.
+        trainer: The trainer, which knows how long that is.
+    """
+    built = optimizer.build(parameters)
+    scheduled = schedule.build(built, lambda: trainer.estimated_stepping_batches)
+    return built if scheduled is None else {"optimizer": built, "lr_scheduler": scheduled}

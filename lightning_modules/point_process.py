@@ -7,10 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_modules.callbacks import Diverged
+from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
 from lightning_modules.nets import Events, PointProcess, check_queries
-from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings
 
 Batch = tuple[Tensor, ...]
@@ -117,12 +117,7 @@ class PointProcessModel(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise Diverged where the gradient is not finite, before it spoils the weights."""
-        total = sum(p.grad.sum() for p in self.parameters() if p.grad is not None)
-        if not bool(torch.isfinite(torch.as_tensor(total))):
-            raise Diverged(
-                f"The gradient is not finite after {self.global_step} updates. Lower "
-                "--model.optimizer.lr or set --trainer.gradient_clip_val."
-            )
+        require_finite_gradient(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the mean loss of a sequence."""
@@ -153,13 +148,8 @@ class PointProcessModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
-        optimizer = self.optimizer_settings.build(self.parameters())
-        trainer = self.trainer
-        schedule = self.schedule_settings.build(
-            optimizer, lambda: trainer.estimated_stepping_batches
-        )
-        return (
-            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        return configured(
+            self.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
     def _log_likelihood(self, events: Events) -> Tensor:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.callbacks import Diverged
+from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
 from lightning_modules.nets import (
     Fill,
@@ -20,7 +20,7 @@ from lightning_modules.nets import (
     divergence_from_unit,
     gaussian_nll,
 )
-from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings
 
 Network = Literal["latent_ode", "rnn", "rnn_hold", "rnn_zero", "rnn_gap", "rnn_paced", "rnn_blind"]
@@ -228,12 +228,7 @@ class TrajectoryModel(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise Diverged where the gradient is not finite, before it spoils the weights."""
-        total = sum(p.grad.sum() for p in self.parameters() if p.grad is not None)
-        if not bool(torch.isfinite(torch.as_tensor(total))):
-            raise Diverged(
-                f"The gradient is not finite after {self.global_step} updates. Lower "
-                "--model.optimizer.lr or set --trainer.gradient_clip_val."
-            )
+        require_finite_gradient(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the root mean square error beyond the observed span."""
@@ -262,13 +257,8 @@ class TrajectoryModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
-        optimizer = self.optimizer_settings.build(self.parameters())
-        trainer = self.trainer
-        schedule = self.schedule_settings.build(
-            optimizer, lambda: trainer.estimated_stepping_batches
-        )
-        return (
-            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        return configured(
+            self.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
     def _means(self, series: Series, at: Tensor) -> Tensor:

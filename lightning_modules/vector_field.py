@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_modules.callbacks import Diverged
+from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
 from lightning_modules.nets import TanhField
 from lightning_modules.nets.tanh_field import Initial
-from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings, odeint
 
 FitTo = Literal["path", "end"]
@@ -121,12 +121,7 @@ class VectorFieldModel(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise Diverged where the gradient is not finite, before it spoils the weights."""
-        total = sum(p.grad.sum() for p in self.parameters() if p.grad is not None)
-        if not bool(torch.isfinite(torch.as_tensor(total))):
-            raise Diverged(
-                f"The gradient is not finite after {self.global_step} updates. Lower "
-                "--model.optimizer.lr or set --trainer.gradient_clip_val."
-            )
+        require_finite_gradient(self)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the mean and the largest absolute error of whole paths from their first state."""
@@ -137,13 +132,8 @@ class VectorFieldModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole training."""
-        optimizer = self.optimizer_settings.build(self.parameters())
-        trainer = self.trainer
-        schedule = self.schedule_settings.build(
-            optimizer, lambda: trainer.estimated_stepping_batches
-        )
-        return (
-            optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+        return configured(
+            self.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
     def _states(self, y: Tensor) -> Tensor:
