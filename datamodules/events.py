@@ -37,9 +37,9 @@ class PoissonEvents(pl.LightningDataModule):
     - ``bumps``: two Gaussian bumps over a constant, the first one higher and narrower.
     - ``wave``: ``rate`` (1 + 0.8 sin 4πs), two periods.
 
-    Every update takes all training sequences: since they share one path, a solve costs the same
-    for one of them as for many. Everything depends on the seed alone, and the first sequences of
-    many are those of few.
+    Every update takes all training sequences: since they share one path, a solve takes about as
+    many evaluations for many of them as for one. Everything depends on the seed alone, and the
+    first sequences of many are those of few.
 
     Args:
         shape: Which intensity.

@@ -108,6 +108,12 @@ class VectorFieldModel(pl.LightningModule):
                 f"The windows are {tuple(path.shape)} and there are {len(times)} times; give "
                 f"(windows, {len(times)}, {self.hparams['dim']})."
             )
+        one_way = bool((times.diff() > 0).all()) or bool((times.diff() < 0).all())
+        if not one_way or not bool(torch.isfinite(path).all()):
+            raise ValueError(
+                "The times of the windows are not strictly monotone, or some states are not "
+                "finite. Sort them and leave out windows with gaps."
+            )
         if self.fit_to == "end":  # points in between would only make the adjoint stop there
             times, path = times[[0, -1]], path[:, [0, -1]]
         missed = (self.predict(path[:, 0], times) - path).abs()

@@ -86,11 +86,12 @@ def run(
         print(f"{len(there)} of {len(work)} runs have their rows in {ctx.csv(experiment)}.")
     for result in ctx.train(job for job in work if job.run not in there):
         made = _records(ctx, result)
-        ctx.save(made, result.made)
+        # First what stands beside the rows: a run whose rows are there is never taken up again.
         if result.status == "ok":
             folder = result.job.folder(ctx.runs)
             measured = result.job.row in MEASURED
             evidence.keep(ctx.csv(experiment), folder, made[0], every_seed=measured)
+        ctx.save(made, result.made)
         records += made
     return records
 

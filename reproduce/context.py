@@ -96,11 +96,18 @@ class Context:
         records.append(path, rows)
         provenance.write(path, rows[0].run, made)
 
-    def found(self, experiment: str, run: str) -> list[records.Record]:
-        """Return the rows of a run that are there already; none if it failed or never was."""
+    def found(self, experiment: str, run: str, metric: str | None = None) -> list[records.Record]:
+        """Return the rows of a run that are there already; none if it failed or never was.
+
+        Args:
+            experiment: Name of the experiment.
+            run: The run.
+            metric: What alone says whether it failed; None asks all its rows.
+        """
         path = self.csv(experiment)
         rows = [r for r in (records.read(path) if path.exists() else []) if r.run == run]
-        whole = bool(rows) and all(r.status == "ok" for r in rows)
+        asked = [r for r in rows if metric in (None, r.metric)]
+        whole = bool(asked) and all(r.status == "ok" for r in asked)
         return [r for r in rows if r.overrides == self.overrides_text] if whole else []
 
     def keep(

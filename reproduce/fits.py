@@ -61,7 +61,8 @@ def run(
 ) -> list[Record]:
     """Train all fits and write the rows of each as soon as its test has ended.
 
-    A run whose rows are there is not repeated, on whatever machine they were made.
+    A run whose row is there is not repeated, on whatever machine it was made, even if some of its
+    further metrics could not be had.
 
     Args:
         ctx: The context.
@@ -69,7 +70,7 @@ def run(
         protocol: Its protocol version.
         fits: What to train.
         measure: Returns the metrics of a finished training, given all rows so far; where one is
-            `Failed`, its row says so.
+            `Failed`, its row says so. A solver that fails in it fails the training's row.
         unit: Returns the unit of a metric.
         fixed: Settings that say which fit a row is, so that the user cannot change them.
         keep: Whether to keep curves and weights beside the rows.
@@ -84,6 +85,8 @@ def run(
             "Train such a model by hand: python -m reproduce.train run --config "
             f"reproduce/configs/{fits[0].config} --{refused[0]} …"
         )
+    from lightning_modules.solvers import SolverFailed
+
     device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
     jobs = [
         Job(
@@ -97,7 +100,9 @@ def run(
         for fit in fits
     ]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
-    records = [row for job in jobs for row in ctx.found(experiment, job.run)]
+    records = [
+        row for job in jobs for row in ctx.found(experiment, job.run, by_run[job.run].metric)
+    ]
     there = {row.run for row in records}
     if there:
         print(f"{len(there)} of {len(jobs)} trainings have their rows in {ctx.csv(experiment)}.")
@@ -105,11 +110,15 @@ def run(
         fit = by_run[result.job.run]
         values: Mapping[str, float | Failed] = {fit.metric: Failed(result.status, result.hint)}
         if result.status == "ok":
-            values = measure(fit, result, records)
+            try:
+                values = measure(fit, result, records)
+            except SolverFailed as error:
+                values = {fit.metric: Failed("solver_failed", str(error))}
         made = _records(ctx, fit, result, values, unit)
-        ctx.save(made, result.made)
+        # First what stands beside the rows: a run whose rows are there is never taken up again.
         if keep and result.status == "ok":
             evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0])
+        ctx.save(made, result.made)
         records += made
     return records
 

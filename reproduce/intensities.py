@@ -32,8 +32,9 @@ def finished(result: Result) -> PointProcessModel:
     path = result.folder / "checkpoints" / "last.ckpt"
     content = torch.load(path, map_location="cpu", weights_only=True)
     model = PointProcessModel(**content["hyper_parameters"])
+    model.to(content["state_dict"]["net.z0"].dtype)  # before loading, which would round
     model.load_state_dict(content["state_dict"])
-    return model.to(content["state_dict"]["net.z0"].dtype).eval()
+    return model.eval()
 
 
 def drawn_from(

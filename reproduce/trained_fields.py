@@ -22,9 +22,9 @@ def finished(result: Result) -> VectorFieldModel:
 
     path = result.folder / "checkpoints" / "last.ckpt"
     content = torch.load(path, map_location="cpu", weights_only=True)
-    model = VectorFieldModel(**content["hyper_parameters"])
+    model = VectorFieldModel(**content["hyper_parameters"]).double()
     model.load_state_dict(content["state_dict"])
-    return model.double().eval()
+    return model.eval()
 
 
 def course(

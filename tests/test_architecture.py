@@ -46,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.weights",
     ),
     "reproduce.fits": (
+        "lightning_modules",
         "reproduce.context",
         "reproduce.evidence",
         "reproduce.jobs",

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lightning_modules.nets.perceptron_field import PerceptronField
 from lightning_modules.solvers import Coefficients, SolverSettings, find_backend, odeint
 
-LOWEST = -30.0  # below it, log softplus(a) and a are the same in float64
+LOWEST = -30.0  # below it, log softplus(a) and a are the same to 1e-13
 
 
 class IntensityField(nn.Module):

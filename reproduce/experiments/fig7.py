@@ -73,21 +73,7 @@ PROFILES = {
 
 def run(ctx: Context) -> list[Record]:
     """Train with every number of sequences, seed by seed."""
-    work = [
-        Fit(
-            row=f"sequences_{n}",
-            metric="intensity_error",
-            config="poisson_process.yaml",
-            seed=seed,
-            overrides={
-                **PROFILES[ctx.profile].overrides,
-                "data.batch_size": n,
-                "model.optimizer.weight_decay": 1 / n,
-            },
-        )
-        for seed in ctx.seeds
-        for n in SEQUENCES
-    ]
+    work = [_fit(ctx.profile, seed, n) for seed in ctx.seeds for n in SEQUENCES]
     return fits.run(ctx, "fig7", PROTOCOL, work, _measure, lambda m: UNITS.get(m, ""), FIXED)
 
 
@@ -102,7 +88,7 @@ def table(records: list[Record]) -> "pd.DataFrame":
     )
     wide.update(largest[[name for name in INTEGRALS if name in largest]])
     shown = ("intensity_error", "kernel_intensity_error", "kl", "kernel_kl", "nll_gap")
-    columns = [*shown, "count_error", *INTEGRALS, "ks_p"]
+    columns = [*shown, "count_error", *INTEGRALS, "ks"]
     return wide.reindex(index=sorted(wide.index, key=_sequences), columns=columns)
 
 
@@ -129,6 +115,20 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         budget, seed = records[0].budget.partition(", batch")[0], min(r.seed for r in records)
         figure.suptitle(f"{budget}; curves of seed {seed}", fontsize=12)
     return {"": figure}
+
+
+def _fit(profile: str, seed: int, sequences: int) -> Fit:
+    return Fit(
+        row=f"sequences_{sequences}",
+        metric="intensity_error",
+        config="poisson_process.yaml",
+        seed=seed,
+        overrides={
+            **PROFILES[profile].overrides,
+            "data.batch_size": sequences,
+            "model.optimizer.weight_decay": 1 / sequences,
+        },
+    )
 
 
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float]:

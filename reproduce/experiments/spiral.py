@@ -72,7 +72,15 @@ CONFIGS = {
     "authors": "spiral_authors.yaml",
     "end_off_by_one": "spiral_end.yaml",
 }
-FIXED = ("model.fit_to", "data.system", "data.points", "data.late")
+FIXED = (
+    "model.fit_to",
+    "model.solver.gradient",
+    "data.system",
+    "data.span",
+    "data.grid",
+    "data.points",
+    "data.late",
+)
 SLIP = 20 / 19
 HALF = 2.2  # of the square that is shown
 

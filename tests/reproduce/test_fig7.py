@@ -144,3 +144,23 @@ def test_held_out_events_are_uniform_in_the_time_of_their_own_intensity_only() -
     statistic, p = intensities.uniformity(other, times, 10.0)  # type: ignore[arg-type]
     assert p < 1e-10
     assert math.isfinite(statistic)
+
+
+def test_the_prior_is_the_same_however_many_sequences_there_are() -> None:
+    for profile in fig7.PROFILES:
+        for n in fig7.SEQUENCES:
+            given = fig7._fit(profile, 0, n).overrides
+            assert given["data.batch_size"] == n
+            assert given["data.batch_size"] * given["model.optimizer.weight_decay"] == 1
+
+
+def test_calibration_is_judged_on_events_that_did_not_train(smoke: Path) -> None:
+    rows = records.read(smoke / "fig7" / "smoke.csv")
+    values = {r.metric: r.value for r in rows}
+    found = intensities.drawn_from(smoke / "fig7", rows, "sequences_10")
+    assert found is not None
+    model, data = found
+    held_out, trained = data.fixed("test")[0], torch.cat(data.sequences("train", 10))
+    ks, _ = intensities.uniformity(model, held_out, data.horizon)
+    assert ks == pytest.approx(values["ks"], rel=1e-4)
+    assert intensities.uniformity(model, trained, data.horizon)[0] != pytest.approx(ks, rel=1e-2)

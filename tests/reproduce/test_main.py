@@ -268,6 +268,20 @@ def test_the_readmes_ratios_are_the_shipped_ones() -> None:
     assert round(per_step["direct"] / state) == 5
 
 
+def test_the_readmes_errors_of_table_2_are_the_shipped_ones() -> None:
+    shipped = records.read(README.parent / "results" / "table2" / "short.csv")
+    text = README.read_text()
+    for points in (30, 50, 100):
+        values = [
+            [r.value for r in shipped if (r.row, r.metric) == (f"{network}_{points}", "rmse")]
+            for network in ("rnn", "rnn_gap", "latent_ode")
+        ]
+        assert all(len(found) == 5 for found in values)
+        means = " | ".join(f"{statistics.fmean(found):.3f}" for found in values)
+        extremes = f"({min(values[2]):.3f} to {max(values[2]):.3f})"
+        assert f"| {points} | {means} {extremes} |" in text
+
+
 def test_without_a_display_the_figure_is_named_and_the_command_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

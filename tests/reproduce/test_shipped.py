@@ -8,14 +8,23 @@ import pytest
 import torch
 
 from datamodules import MNIST, PlaneData
-from reproduce import ensembles, evidence, provenance, records, trained, weights
+from reproduce import (
+    ensembles,
+    evidence,
+    provenance,
+    records,
+    trained,
+    trained_series,
+    weights,
+)
 from reproduce.__main__ import names
-from reproduce.experiments import table1
+from reproduce.experiments import table1, table2
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILES = sorted(RESULTS.glob("*/*.csv"))
 WEIGHTS = sorted(RESULTS.glob("table1/weights/short-*.safetensors"))
-FLOWS = sorted(RESULTS.glob("f*/weights/short-*.safetensors"))
+FLOWS = sorted(RESULTS.glob("fig[45]/weights/short-*.safetensors"))
+SERIES = sorted(RESULTS.glob("table2/weights/short-*.safetensors"))
 LIKELIHOODS = sorted(RESULTS.glob("fig5/weights/short-*.safetensors"))
 
 
@@ -98,3 +107,24 @@ def test_shipped_flows_have_the_likelihood_of_the_shipped_rows(path: Path) -> No
     for row, seed, value in zip(facts["rows"], facts["seeds"], found.tolist(), strict=True):
         (shipped,) = (r.value for r in rows if (r.row, r.seed, r.metric) == (row, seed, "nll"))
         assert value == pytest.approx(shipped, abs=2e-3)
+
+
+def test_every_network_of_table_2_ships_the_weights_that_its_figures_are_drawn_from() -> None:
+    names = {f"short-{network}_{n}" for network in table2.NETWORKS for n in table2.POINTS}
+    assert {path.stem for path in SERIES} == names
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_shipped_series_models_have_the_errors_of_the_shipped_rows(path: Path) -> None:
+    assert path.stat().st_size < weights.LARGEST
+    model, facts = trained_series.load(path)
+    with torch.no_grad():
+        beyond, span = model.errors(trained_series.spirals(facts).fixed("test"))
+    rows = records.read(path.parents[1] / "short.csv")
+    for metric, squares in (("rmse", beyond), ("rmse_span", span)):
+        (shipped,) = (
+            r.value
+            for r in rows
+            if (r.row, r.seed, r.metric) == (facts["row"], facts["seed"], metric)
+        )
+        assert float(squares.nanmean().sqrt()) == pytest.approx(shipped, rel=1e-2)

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules import Windows, find_system
 from lightning_modules import VectorFieldModel
+from lightning_modules.solvers import SolverFailed, collect_stats
 from reproduce import (
     jobs,
     learned_spiral,
@@ -224,7 +225,6 @@ def test_the_paper_profile_has_the_decks_and_the_authors_protocols() -> None:
 
 
 def test_rk4_takes_the_steps_of_the_paths_own_grid() -> None:
-    from lightning_modules.solvers import collect_stats
 
     for row in ("end", "path"):
         config = _resolved("paper", row)
@@ -235,11 +235,44 @@ def test_rk4_takes_the_steps_of_the_paths_own_grid() -> None:
         assert [solve.nfe_forward for solve in solves] == [19 * 4]
 
 
+@pytest.mark.parametrize("key", spiral.FIXED)
 def test_what_says_which_training_a_row_is_cannot_be_set(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["spiral", *SMOKE, "--out", str(tmp_path), "--set", "data.late=1"]) == 2
-    assert "data.late" in capsys.readouterr().err
+    assert main(["spiral", *SMOKE, "--out", str(tmp_path), "--set", f"{key}=1"]) == 2
+    assert key in capsys.readouterr().err
+
+
+def test_the_true_field_has_the_true_paths_and_a_faster_one_has_not() -> None:
+    class Cubic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.factor * y.pow(3) @ y.new_tensor([[-0.1, 2.0], [-2.0, -0.1]])
+
+    model = VectorFieldModel()
+    model.net = Cubic()  # type: ignore[assignment]
+    assert learned_spiral.within(model)["mae_path"] < 1e-5
+    ahead = learned_spiral.forward(model)
+    assert ahead["mae_forward"] < 1e-5
+    end = math.hypot(*learned_spiral.NOTED[525])
+    assert ahead["radius_500"] == pytest.approx(end, rel=1e-4)
+    with pytest.raises(SolverFailed):  # the true path is infinite 1.39 before its start
+        learned_spiral.backward(model)
+    model.net.factor.data.fill_(20 / 19)
+    ratio, _ = learned_spiral.speed(model)
+    assert float(ratio.median()) == pytest.approx(20 / 19)
+    assert learned_spiral.within(model)["mae_path"] > 0.1
+
+
+def test_windows_with_gaps_or_out_of_order_are_refused() -> None:
+    times, path = torch.arange(4.0), torch.zeros(2, 4, 2)
+    for model in (VectorFieldModel(fit_to="end"), VectorFieldModel()):
+        for bad in ((times[[0, 2, 1, 3]], path), (times, path * math.nan)):
+            with pytest.raises(ValueError, match="Sort them"):
+                model.loss(bad)
 
 
 def test_five_stages_are_shown_or_as_many_as_there_are() -> None:
