@@ -253,7 +253,7 @@ def _portraits(courses: dict[str, "Course"], budgets: dict[str, str]) -> "Figure
 
     rows = [row for row in CONFIGS if row != "end_off_by_one"]
     with plotting.style():
-        figure, axes = plotting.subplots(len(rows), 5, size=(2.5, 2.65))
+        figure, axes = plotting.subplots(len(rows), 5, size=(2.1, 2.25))
         for line, row in zip(axes, rows, strict=True):
             for panel in line:
                 panel.set_xticks([])
