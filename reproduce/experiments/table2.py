@@ -124,12 +124,12 @@ def plot(records: list[Record]) -> "Figure":
         left.set_ylabel("RMSE on 100 future times")
         right.set_ylabel("better RNN's over latent ODE's")
         right.axhline(1, color="#555555", linewidth=1)
-        for axes in (left, right):
+        for axes, columns in ((left, 2), (right, 1)):
             axes.set_yscale("log")
             plotting.plain_ticks(axes.yaxis)
             axes.set_xticks(POINTS)
             axes.set_xlabel("observed points of 100")
-            axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+            axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
         seeds = len({r.seed for r in records})
         figure.suptitle(f"{records[0].budget}; {seeds} seed(s)", fontsize=12)
     return figure

@@ -280,6 +280,10 @@ def test_the_readmes_errors_of_table_2_are_the_shipped_ones() -> None:
         means = " | ".join(f"{statistics.fmean(found):.3f}" for found in values)
         extremes = f"({min(values[2]):.3f} to {max(values[2]):.3f})"
         assert f"| {points} | {means} {extremes} |" in text
+    steps = records.read(README.parent / "results" / "latent_step" / "short.csv")
+    ratio = {r.row: r.value for r in steps if r.metric == "ratio"}
+    assert f"{ratio['native']:.2f} of the authors' public example" in text
+    assert f"{ratio['native_1e-5']:.2f} as `table2` trains" in text
 
 
 def test_without_a_display_the_figure_is_named_and_the_command_ends(
