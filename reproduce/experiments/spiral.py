@@ -103,7 +103,7 @@ _CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper": ({}, {}),
 }
 _SEEDS = {"smoke": 1, "quick": 1, "short": 5, "paper": 5}
-_MINUTES = {"smoke": 0.7, "quick": 2.3, "short": 2.5, "paper": None}
+_MINUTES = {"smoke": 0.7, "quick": 1.8, "short": 2.5, "paper": None}
 PROFILES = {
     name: Profile(deck, _SEEDS[name], _MINUTES[name]) for name, (deck, _) in _CHANGES.items()
 }

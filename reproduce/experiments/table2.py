@@ -61,7 +61,7 @@ TRAINS = True
 NETWORKS = ("rnn", "rnn_gap", "latent_ode")
 POINTS = (30, 50, 100)
 PROBED = "latent_ode_30"
-MINUTES = {"smoke": 1.0, "quick": 4.0, "short": 11.0, "paper": None}
+MINUTES = {"smoke": 1.0, "quick": 6.5, "short": 14.0, "paper": None}
 SEEDS = {"smoke": 1, "quick": 1, "short": 5, "paper": 5}
 PROFILES = {
     name: Profile(given, SEEDS[name], MINUTES[name])
