@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import judgements, records, report
+from reproduce import judgements, printout, records, report
 from reproduce.__main__ import main
 from reproduce.claims import claims
 from reproduce.judgements import Line
@@ -129,3 +129,18 @@ def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
     ):
         text = path.read_text()
         assert report.replaced(path, text, part) == text, remedy
+
+
+def test_a_command_ends_with_the_verdicts_that_need_no_other_experiment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spiral = [
+        replace(ONE, experiment="spiral", row=row, metric="speed_ratio", seed=seed,
+                value=value + 1e-3 * seed, run=f"{seed:012x}")
+        for row, value in (("end", 1.0), ("path", 1.0), ("end_off_by_one", 1.05))
+        for seed in range(5)
+    ]  # fmt: skip
+    printout.own_verdicts("spiral", spiral)
+    assert "D07: holds under short." in capsys.readouterr().out
+    printout.own_verdicts("table1", spiral)
+    assert capsys.readouterr().out == ""

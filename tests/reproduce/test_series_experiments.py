@@ -13,6 +13,7 @@ from torch import nn
 
 from datamodules import Spirals
 from lightning_modules import TrajectoryModel
+from lightning_modules.solvers import SolverFailed
 from reproduce import (
     evidence,
     fits,
@@ -27,7 +28,7 @@ from reproduce.__main__ import main
 from reproduce.claims import claims
 from reproduce.context import Context
 from reproduce.experiments import fig8, fig10, latent_step, table2, table2_sweep
-from reproduce.fits import Fit
+from reproduce.fits import Failed, Fit
 from reproduce.jobs import Job, Result
 from reproduce.records import Record
 
@@ -249,6 +250,34 @@ def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert math.isnan(rows[0].value)
     assert records.read(tmp_path / "table2" / "smoke.csv")[0].status == "diverged"
+
+
+def test_a_solver_that_fails_in_measuring_costs_a_row_and_a_further_metric_no_repetition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def finished(job: Job, *_: object) -> Result:
+        trained.append(job.row)
+        return Result(job, tmp_path, "ok")
+
+    def measure(fit: Fit, *_: object) -> dict[str, float | Failed]:
+        if fit.row == "rnn_50":
+            raise SolverFailed("too stiff", time=0.5, step_size=1e-9, steps=7)
+        return {"rmse": 0.5, "rmse_span": Failed("solver_failed", "loosen it")}
+
+    monkeypatch.setattr(jobs, "run", finished)
+    work = [Fit(row, "rmse", "rnn.yaml", 0, {"data.points": int(row[4:])})
+            for row in ("rnn_30", "rnn_50")]  # fmt: skip
+    for _ in range(2):
+        fits.run(_ctx(tmp_path), "table2", 1, work, measure, lambda _: "")
+    assert trained == ["rnn_30", "rnn_50", "rnn_50"]
+    rows = records.read(tmp_path / "table2" / "smoke.csv")
+    assert {(r.row, r.metric, r.status) for r in rows} == {
+        ("rnn_30", "rmse", "ok"),
+        ("rnn_30", "rmse_span", "solver_failed"),
+        ("rnn_50", "rmse", "solver_failed"),
+    }
 
 
 def test_turning_is_the_angle_and_flips_are_counted() -> None:
