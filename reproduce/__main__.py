@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="share each training's batches between N devices (default: 1)",
     )
     add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
+    add("--seed", type=int, metavar="N", help="this one seed instead")
     add("--epochs", type=int, metavar="N", help="epochs, each over all images")
     add(
         "--set",
@@ -156,10 +157,12 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
         raise UsageError(
             f"{name} trains nothing and reads no --seeds, --epochs, --set or --devices-per-run."
         )
+    if arguments.seed is not None and not getattr(module, "SEEDED", module.TRAINS):
+        raise UsageError(f"{name} draws no random numbers of its own and reads no --seed.")
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
-        rows = _stored(path, ctx.overrides_text)
+        rows = _stored(path, ctx.overrides_text, arguments.seed)
     else:
         _check_folders(ctx, path)
         print(_headline(name, module, ctx), flush=True)
@@ -203,8 +206,8 @@ def _show(figure: Path) -> None:
         print(f"--show: there is no display here. Open {figure} by hand.")
 
 
-def _stored(path: Path, overrides: str) -> "list[Record]":
-    """Return the rows of one set of changes, of the newest protocol."""
+def _stored(path: Path, overrides: str, seed: int | None) -> "list[Record]":
+    """Return the rows of one set of changes, of the newest protocol; of one seed if given."""
     from reproduce import records
 
     if not path.exists():
@@ -213,7 +216,10 @@ def _stored(path: Path, overrides: str) -> "list[Record]":
     if not rows:
         raise UsageError(f"{path} has no rows with the changes {overrides!r}.")
     newest = max(row.protocol for row in rows)
-    return [row for row in rows if row.protocol == newest]
+    rows = [row for row in rows if row.protocol == newest and seed in (None, row.seed)]
+    if not rows:
+        raise UsageError(f"{path} has no rows of seed {seed}.")
+    return rows
 
 
 def _check_folders(ctx: "Context", path: Path) -> None:
@@ -249,7 +255,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
             f"{torch.cuda.device_count()} GPU(s)."
         )
     profile = arguments.profile or ("paper" if device == "cuda" else "quick")
-    seeds = arguments.seeds or module.PROFILES[profile].seeds
+    seeds = range(arguments.seeds or module.PROFILES[profile].seeds)
     runs = os.environ.get("REPRODUCE_RUNS")
     return Context(
         profile=profile,
@@ -257,7 +263,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         device_text=torch.cuda.get_device_name()
         if device == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        seeds=tuple(range(seeds)),
+        seeds=tuple(seeds) if arguments.seed is None else (arguments.seed,),
         changes=_changes(arguments),
         out=arguments.out,
         runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
@@ -318,6 +324,10 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, flag.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more.")
+    if arguments.seed is not None and arguments.seeds is not None:
+        raise UsageError("--seed and --seeds: give one of them.")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
+        raise UsageError(f"--seed {arguments.seed}: give 0 to {2**32 - 1}.")
 
 
 def _refuse_ranks() -> None:

@@ -207,6 +207,11 @@ def subplots(
         return drawn, drawn.subplots(rows, columns, **options)
 
 
+def slide(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure of 16:9, as `subplots` does, with one axes or an array of them."""
+    return subplots(rows, columns, size=(12.8 / columns, 7.2 / rows), **options)
+
+
 def plain_ticks(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain numbers, at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

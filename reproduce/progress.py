@@ -1,14 +1,15 @@
-"""Shows how far a set of trainings is: a bar on a terminal, plain lines elsewhere."""
+"""Shows how far trainings or measurements are: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 PLAIN_EVERY_SECONDS = 30.0
+T = TypeVar("T")
 
 
 class Display:
@@ -84,6 +85,29 @@ class Display:
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False)
+
+
+def track(items: Sequence[T], name: str, console: Console | None = None) -> Iterator[T]:
+    """Yield the items and show how many of them are done.
+
+    Args:
+        items: What is worked through in this process.
+        name: What it is, in words.
+        console: Where to print; standard output by default.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    printed = time.monotonic()
+    with bar:
+        task = bar.add_task(name, total=len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.update(task, completed=done)
+            now = time.monotonic()
+            if not console.is_terminal and now - printed >= PLAIN_EVERY_SECONDS:
+                printed = now
+                console.print(f"{name}: {done} of {len(items)}", markup=False)
 
 
 def describe(state: dict[str, Any]) -> str:

@@ -32,6 +32,9 @@ README = Path(__file__).parents[2] / "README.md"
         (["table1", "--devices-per-run", "0"], "--devices-per-run 0"),
         (["list", "table1"], "stands alone"),
         (["step_time", "--seeds", "3"], "reads no --seeds"),
+        (["step_time", "--seed", "3"], "reads no --seed"),
+        (["table1", "--seed", "-1"], "--seed -1"),
+        (["table1", "--seed", "1", "--seeds", "2"], "give one of them"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(

@@ -106,3 +106,11 @@ def test_a_legend_names_each_method_once() -> None:
 def test_the_module_loads_without_matplotlib() -> None:
     code = "import sys, reproduce.plotting; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_slide_is_16_by_9_however_many_axes_it_has() -> None:
+    for rows, columns in ((1, 1), (1, 3), (2, 2)):
+        figure, _ = plotting.slide(rows, columns)
+        width, height = figure.get_size_inches()
+        assert width / height == pytest.approx(16 / 9)
+        assert len(figure.axes) == rows * columns
