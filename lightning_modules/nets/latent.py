@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.nets.elman import Cell
 from lightning_modules.nets.perceptron_field import PerceptronField
-from lightning_modules.nets.recurrent import Cell
 from lightning_modules.nets.series import Series
 from lightning_modules.solvers import SolverSettings, odeint
 
@@ -66,7 +66,7 @@ class LatentODE(nn.Module):
         own = series.own_times
         gaps = own.diff(dim=1, prepend=torch.full_like(own[:, :1], self.start))
         inputs = torch.cat([series.x, gaps.unsqueeze(-1)], dim=-1)
-        last = self.recognition.run(inputs.transpose(0, 1).flip(0))[-1]
+        last = self.recognition.last(inputs.transpose(0, 1).flip(0))
         mean, log_variance = self.posterior_of(last).chunk(2, dim=1)
         return mean, log_variance / 2
 
@@ -95,7 +95,10 @@ class LatentODE(nn.Module):
     def reconstruct(self, series: Series, z0: Tensor) -> Tensor:
         """Return the means of the observations of each series, ``(series, points, dim)``."""
         z = self.paths(z0, series.times)
-        z = z[series.seen, torch.arange(len(z0), device=z0.device).unsqueeze(1)]
+        if series.whole:
+            z = z.transpose(0, 1)
+        else:
+            z = z[series.seen, torch.arange(len(z0), device=z0.device).unsqueeze(1)]
         x: Tensor = self.decoder(z)
         return x
 

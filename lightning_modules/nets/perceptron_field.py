@@ -51,7 +51,7 @@ class PerceptronField(nn.Module):
         """Write dy/dt to ``out``; return the values of the hidden layers."""
         units, x = [], y
         for weight, bias in zip(c[:-2:2], c[1:-2:2], strict=True):
-            x = nn.functional.elu_(torch.addmm(bias, x, weight))
+            x = elu(torch.addmm(bias, x, weight))
             units.append(x)
         torch.addmm(c[-1], x, c[-2], out=out)
         return units
@@ -67,3 +67,13 @@ class PerceptronField(nn.Module):
             if x is not y:
                 kappa.mul_((x + 1).clamp_(max=1))
         return (kappa, *shares)
+
+
+def elu(x: Tensor) -> Tensor:
+    """Return max(x, exp(min(x, 0)) - 1) and overwrite ``x``.
+
+    torch's own takes expm1, which costs four times as much on a CPU. Here small values are right
+    to the rounding of 1 rather than to their own, which is what the next layer's sums resolve.
+    """
+    below = x.clamp(max=0.0).exp_().sub_(1.0)
+    return torch.maximum(x, below, out=x)

@@ -10,43 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.nets.elman import Cell
 from lightning_modules.nets.series import Series
 
 Fill = Literal["mean", "last", "zero"]
-
-
-class Cell(nn.Module):
-    """Elman's cell h' = tanh(W u + b + V h).
-
-    Args:
-        inputs: Numbers in u.
-        hidden: Units h.
-    """
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.into = nn.Linear(inputs, hidden)
-        self.memory = nn.Linear(hidden, hidden, bias=False)
-
-    def forward(self, u: Tensor, h: Tensor) -> Tensor:
-        """Return the next units ``(series, hidden)`` for an input ``(series, inputs)``."""
-        return self.step(self.into(u), h)
-
-    def step(self, driven: Tensor, h: Tensor) -> Tensor:
-        """Return the next units where W u + b is known."""
-        return torch.addmm(driven, h, self.memory.weight.T).tanh()
-
-    def run(self, inputs: Tensor) -> list[Tensor]:
-        """Return the units before the first input, zeros, and after each: ``(series, hidden)``.
-
-        Args:
-            inputs: ``(time, series, inputs)``.
-        """
-        units = [inputs.new_zeros(inputs.shape[1], self.hidden)]
-        for driven in self.into(inputs).unbind():
-            units.append(self.step(driven, units[-1]))
-        return units
 
 
 class NextStep(nn.Module, ABC):
@@ -166,13 +133,13 @@ class ObservationRNN(NextStep):
         """Return for each observation but the first its mean, given those before it."""
         gaps = series.own_times.diff(dim=1).T
         units = self.cell.run(self._input(series.x[:, :-1].transpose(0, 1), gaps))
-        means: Tensor = self.out(torch.stack(units[1:])) if len(units) > 1 else gaps[..., None]
+        means: Tensor = self.out(units[1:])
         return means.transpose(0, 1)
 
     def predict(self, series: Series, at: Tensor) -> Tensor:
         """Return the mean at the times ``at``: in the span a jump from the last observation."""
         own, x = series.own_times, series.x.transpose(0, 1)
-        units = torch.stack(self.cell.run(self._input(x[:-1], own.diff(dim=1).T)))
+        units = self.cell.run(self._input(x[:-1], own.diff(dim=1).T))
         inside = int((at <= series.times[-1]).sum())
         # Index of the last observation before each time; the first one for times without any.
         last = torch.searchsorted(own, at[:inside].expand(len(own), -1).contiguous()) - 1

@@ -88,6 +88,11 @@ class Series(NamedTuple):
         return Series(times, self.seen.to(weight.device), self.x.to(weight))
 
     @property
+    def whole(self) -> bool:
+        """Whether every series was observed at all times."""
+        return self.seen.shape[1] == len(self.times)
+
+    @property
     def own_times(self) -> Tensor:
         """The times of each series, ``(series, points)``."""
         return self.times[self.seen]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +57,17 @@ class ButcherTableau:
 
     def weights_at_all(self, xs: Sequence[float]) -> Tensor:
         """Return w_i at several x, ``(len(xs), s)`` in float64."""
-        return torch.stack(self.weights_at(torch.tensor(xs, dtype=torch.float64)), dim=1)
+        assert self.interpolant is not None
+        x, total = torch.tensor(xs, dtype=torch.float64).unsqueeze(1), torch.zeros(())
+        for coefficients in reversed(_by_power(self.interpolant)):
+            total = (total + coefficients) * x
+        return total
+
+
+@cache
+def _by_power(interpolant: tuple[Row, ...]) -> tuple[Tensor, ...]:
+    """Return the coefficients of x, x², …, each ``(s,)`` in float64."""
+    return torch.tensor(interpolant, dtype=torch.float64).unbind(dim=1)
 
 
 def _polynomial(row: Row, x: Any) -> Any:

@@ -20,6 +20,7 @@ from lightning_modules.nets import (
     divergence_from_unit,
     gaussian_nll,
 )
+from lightning_modules.nets.perceptron_field import elu
 from lightning_modules.solvers import SolverSettings, odeint
 from lightning_modules.trajectories import Network
 
@@ -312,6 +313,30 @@ def test_series_with_times_of_their_own_are_solved_once_on_the_union() -> None:
     assert series.times.tolist() == [0.0, 0.5, 1.0, 2.5, 3.0]
     assert series.seen.tolist() == [[0, 2, 3], [1, 2, 4]]
     assert torch.equal(series.own_times, times)
+
+
+def test_series_observed_at_all_times_are_reconstructed_as_any_others() -> None:
+    torch.manual_seed(0)
+    model = TrajectoryModel("latent_ode")
+    times, x = torch.linspace(0, 1, 6), torch.randn(3, 6, 2)
+    whole = Series.of(times, x)
+    # One more time, which no series has: the same paths, by way of the union.
+    longer = whole._replace(times=torch.cat([times, torch.tensor([1.1])]))
+    assert whole.whole
+    assert not longer.whole
+    z0 = torch.randn(3, 4)
+    net = model.latent_ode
+    torch.testing.assert_close(
+        net.reconstruct(whole, z0), net.reconstruct(longer, z0), rtol=0, atol=1e-4
+    )
+
+
+def test_the_fields_elu_is_that_of_torch_to_the_rounding_of_one() -> None:
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.tensor([-1e-8, 0.0, 1e-8, -1e-3])])
+    for dtype, within in ((torch.float32, 1.2e-7), (torch.float64, 2.3e-16)):
+        given = x.to(dtype)
+        expected = nn.functional.elu(given)
+        torch.testing.assert_close(elu(given), expected, rtol=0, atol=within)
 
 
 def test_noise_depends_on_seed_and_update_and_is_shared_by_ranks() -> None:

@@ -346,12 +346,13 @@ def test_steps_are_timed_beside_the_example_and_solve_the_same(tmp_path: Path) -
     assert values["native_1e-5", "evaluations"] < values["native", "evaluations"]
 
 
-def test_the_examples_step_trains(tmp_path: Path) -> None:
+def test_the_examples_step_reaches_every_weight_and_changes_none() -> None:
     batch = Spirals(points=20, grid=20, future=2, test_size=6, data_seed=0).fixed("test")[:3]
-    step = latent_step._example(batch)
+    step = latent_step._example(batch, latent_step._example_field())
     cells = [c.cell_contents for c in step.__closure__ or ()]
     weights = [w for m in cells if isinstance(m, nn.Module) for w in m.parameters()]
     before = [w.detach().clone() for w in weights]
     step()
     assert len(before) == 14
-    assert not any(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
+    assert all(w.grad is not None and bool(w.grad.any()) for w in weights)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
