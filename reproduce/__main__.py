@@ -1,7 +1,6 @@
 """Command line of the suite: ``python -m reproduce table1``; see ``--help``."""
 
 import argparse
-import ast
 import difflib
 import importlib
 import os
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from reproduce.allocator import keep_freed_memory
+from reproduce.catalogue import claim, names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from reproduce.context import Context
     from reproduce.records import Record
 
-EXPERIMENTS = Path(__file__).parent / "experiments"
 PROFILES = ("smoke", "quick", "short", "paper")
 VERBS = {
     "list": "what can be regenerated",
@@ -45,17 +44,6 @@ NOT_TO_SET = {
 
 class UsageError(ValueError):
     """The command line asks for something that does not exist."""
-
-
-def names() -> list[str]:
-    """Return the experiments' names without importing one."""
-    return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
-
-
-def claim(name: str) -> str:
-    """Return the first line of an experiment's docstring without importing it."""
-    tree = ast.parse((EXPERIMENTS / f"{name}.py").read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").split("\n")[0]
 
 
 def build_parser() -> argparse.ArgumentParser:

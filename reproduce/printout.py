@@ -6,10 +6,9 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import compare, judgements, paper, records, report
+from reproduce import catalogue, compare, judgements, paper, records, report
 from reproduce.records import PROFILES, Record
 
-EXPERIMENTS = Path(__file__).parent / "experiments"
 SHIPPED = Path(__file__).parent.parent / "results"
 
 
@@ -68,13 +67,14 @@ def verdicts(chosen: Sequence[str] | None, out: Path) -> None:
     judgements.write(out / "comparison.csv", lines)
     print(f"All verdicts: {out / 'comparison.csv'}")
     if out.resolve() == SHIPPED.resolve():
-        report.replace(SHIPPED / "README.md", report.details(lines))
+        parts = (report.details(lines), report.gallery(SHIPPED))
+        report.replace(SHIPPED / "README.md", "\n\n".join(parts))
         report.replace(SHIPPED.parent / "README.md", report.headline(lines))
 
 
 def all_rows(folder: Path, experiments: Sequence[str] | None = None) -> list[Record]:
     """Return the rows in a folder of results, of all experiments that exist or of some."""
-    chosen = experiments or sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    chosen = experiments or catalogue.names()
     files = [path for name in chosen for path in sorted((folder / name).glob("*.csv"))]
     return [row for path in files for row in records.read(path)]
 

@@ -124,7 +124,7 @@ def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
     written = (tmp_path / "comparison.csv").read_text()
     assert (SHIPPED / "comparison.csv").read_text() == written, remedy
     for path, part in (
-        (SHIPPED / "README.md", report.details(lines)),
+        (SHIPPED / "README.md", f"{report.details(lines)}\n\n{report.gallery(SHIPPED)}"),
         (SHIPPED.parent / "README.md", report.headline(lines)),
     ):
         text = path.read_text()
@@ -144,3 +144,17 @@ def test_a_command_ends_with_the_verdicts_that_need_no_other_experiment(
     assert "D07: holds under short." in capsys.readouterr().out
     printout.own_verdicts("table1", spiral)
     assert capsys.readouterr().out == ""
+
+
+def test_the_gallery_shows_what_says_most_and_links_the_rest(tmp_path: Path) -> None:
+    for name in ("fig4/quick.png", "fig4/short.png", "fig4/short-variants.png", "fig5/short.svg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    shown = report.gallery(tmp_path)
+    assert "(fig4/short.png)" in shown
+    assert "[variants](fig4/short-variants.png)" in shown
+    assert "quick" not in shown
+    assert "fig5" not in shown
+    assert ".gif" not in shown
+    (tmp_path / "fig4" / "short.gif").touch()
+    assert "(fig4/short.gif)" in report.gallery(tmp_path)

@@ -17,7 +17,7 @@ from reproduce import (
     trained_series,
     weights,
 )
-from reproduce.__main__ import names
+from reproduce.catalogue import names
 from reproduce.experiments import table1, table2
 
 RESULTS = Path(__file__).parents[2] / "results"
