@@ -44,6 +44,7 @@ NAMES = {
     "vode_adams": "VODE-Adams",
     "euler": "Euler",
     "midpoint": "midpoint",
+    "heun": "Heun",
     "rk4": "RK4",
     "cnf": "continuous flow",
     "nf": "planar flow",
@@ -99,7 +100,8 @@ LOOKS = {
     "vode_adams": ("black", "$\\mathrm{A}$"),
     "euler": ("blue", "$\\mathrm{E}$"),
     "midpoint": ("orange", "$\\mathrm{M}$"),
-    "rk4": ("vermillion", "$\\mathrm{R}$"),
+    "heun": ("purple", "$\\mathrm{h}$"),
+    "rk4": ("black", "$\\mathrm{R}$"),  # not dopri5's, which it is often compared with
     "cnf": ("blue", "$\\mathrm{C}$"),
     "nf": ("orange", "$\\mathrm{P}$"),
     "nf_adam": ("vermillion", "$\\mathrm{O}$"),
