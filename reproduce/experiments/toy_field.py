@@ -1,0 +1,336 @@
+"""A random tanh field ends in a limit cycle once in about thirty draws, else at rest (the deck).
+
+x' = tanh(tanh(x W₁) W₂) - 0.25 x from (1, -1), t in [0, 500], by Heun on 2,000 points, as the deck
+solves its Keras model: two Dense(2, tanh) as Keras initialises them, weights uniform within
+±√(6 / (2 + 2)) (Glorot), biases zero. A seed draws W₁ and then W₂ from torch's generator. The deck
+shows a limit cycle, and its notebook says that the picture was picked; here the seeds 0 to 999 are
+solved side by side and counted.
+
+A path is told by its swing, the range of a coordinate: `rest` where both swing by less than 0.01
+over t in [300, 500]; `cycle` where else both swing as far over [100, 300] as over [300, 500], to a
+hundredth of the larger swing; `unsettled` where neither. A spiral that loses 1 % of its size in
+200 units of time is thus no cycle.
+
+Rows:
+
+- `rest`, `cycle`, `unsettled`: how many of the seeds' fields, `count`; `share` with Wilson's 95 %
+  interval; `count_later`, after following the unsettled ones to t = 4,500 and telling them by its
+  last 500 in the same way.
+- `drawn`: what the seed gives that was asked for, 0 by default. `is_rest` and `is_cycle`;
+  `amplitude_1`, `amplitude_2`, half the swing over [300, 500]; `speed`, the field's size at the
+  end; `period`, the mean time between upward crossings of the middle of x₁ in [100, 500], where it
+  is a cycle; `heun_error`, largest distance of Heun from SciPy's DOP853 at 1e-13 over the points.
+- `shown`: the same of the lowest `seed` whose field ends in a cycle with amplitudes of at least
+  0.5 and a period of at least 50, so that it can be seen; `heun_period`, the period by Heun, where
+  `period` is by DOP853.
+
+Deviations:
+
+1. The weights are torch's, since TensorFlow's own random numbers were not seeded in the deck.
+"""
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from reproduce.context import Context, Profile
+from reproduce.progress import track
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+PROTOCOL = 1
+TRAINS = False
+SEEDED = True
+END, POINTS, LATER = 500.0, 2000, 4500.0
+SETTLED = (100.0, 300.0, 500.0)  # ends of the two windows that are compared
+AT_REST, ALIKE = 0.01, 0.01
+CLEAR_AMPLITUDE, CLEAR_PERIOD = 0.5, 50.0
+KINDS = ("rest", "cycle", "unsettled")
+NAMES = {"rest": "at rest", "cycle": "limit cycle", "unsettled": "not settled yet"}
+GALLERY = (4, 7)
+HALF = 4.2  # of the square that is shown: no path leaves |x| ≤ 4
+PROFILES = {
+    "smoke": Profile({"nets": 60}, seeds=1, minutes=0.1),
+    "quick": Profile({"nets": 1000}, seeds=1, minutes=0.1),
+    "short": Profile({"nets": 1000}, seeds=1, minutes=0.1),
+    "paper": Profile({"nets": 1000}, seeds=1, minutes=0.1),
+}
+
+
+def run(ctx: Context) -> list[Record]:
+    """Count how fields end, measure one clear cycle, and what each seed gives."""
+    given = PROFILES[ctx.profile].overrides
+    settings = {**given, "end": END, "points": POINTS, "later": LATER}
+    paths = heun(range(given["nets"]))
+    kinds = told(grid(), paths)
+    values: dict[str, dict[str, float]] = _counts(kinds, paths)
+    shown = clear_cycle(kinds, paths)
+    skipped = {}
+    seeds = dict.fromkeys([*([] if shown is None else [shown]), *ctx.seeds])
+    of_seed = {seed: measured(seed) for seed in track(list(seeds), "toy_field")}
+    if shown is None:
+        skipped["shown"] = f"none of {given['nets']} seeds has a clear cycle"
+    else:
+        values["shown"] = {"seed": shown, **of_seed[shown]}
+    budget = f"{given['nets']:,} random fields, t in [0, {END:g}]"
+    common: dict[str, Any] = {"budget": budget, "unit": lambda metric: ""}
+    records = ctx.keep("toy_field", PROTOCOL, values, settings, skipped=skipped, **common)
+    for seed in ctx.seeds:
+        drawn, chosen = {"drawn": of_seed[seed]}, {**settings, "seed": seed}
+        records += ctx.keep("toy_field", PROTOCOL, drawn, chosen, seed=seed, **common)
+    return records
+
+
+def table(records: list[Record]) -> "pd.DataFrame":
+    """One line per row and seed."""
+    from reproduce.records import to_frame
+
+    frame = to_frame([r for r in records if r.status == "ok"])
+    wide = frame.pivot_table(index=["row", "seed"], columns="metric", values="value", sort=False)
+    return wide.dropna(axis=1, how="all")
+
+
+def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
+    """Return the seed's field above a clear cycle, and how the first seeds end."""
+    from reproduce import plotting
+
+    values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
+    seeds = [r.seed for r in records if (r.row, r.metric) == ("drawn", "speed")][:1]
+    if ("shown", "seed") in values:
+        seeds.append(int(values["shown", "seed"]))
+    seeds = list(dict.fromkeys(seeds))
+    with plotting.style():
+        first, axes = plotting.slide(len(seeds), 2, squeeze=False, width_ratios=[2, 1])
+        for (left, right), seed in zip(axes, seeds, strict=True):
+            _draw_path(left, right, seed)
+        axes[-1][0].set_xlabel("time")
+        axes[-1][1].set_xlabel("x₁")
+        axes[0][0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        second, panels = plotting.slide(*GALLERY)
+        _draw_gallery(panels.flat)
+        shares = (
+            f"{NAMES[kind]} {100 * values[kind, 'share']:.1f} % "
+            f"({100 * values[kind, 'share_low']:.1f} to {100 * values[kind, 'share_high']:.1f})"
+            for kind in KINDS
+        )
+        second.suptitle(
+            f"{', '.join(shares)} of {records[0].budget}\nThe first {panels.size} seeds:",
+            fontsize=13,
+        )
+    return {"": first, "seeds": second}
+
+
+def weights(seed: int) -> "Tensor":
+    """Return W₁ and W₂ as Keras' Dense layers draw them, ``(2, 2, 2)``, layer by layer."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    limit = math.sqrt(6 / (2 + 2))  # Glorot and Bengio (2010), equation 16, in and out
+    return (2 * torch.rand(2, 2, 2, generator=draw, dtype=torch.float64) - 1) * limit
+
+
+def field(seeds: "Sequence[int]") -> "Callable[[Tensor, Tensor], Tensor]":
+    """Return the fields of many seeds as one, over states ``(seeds, 2)``."""
+    import torch
+
+    w1, w2 = torch.stack([weights(seed) for seed in seeds], dim=1)
+
+    def slopes(t: "Tensor", x: "Tensor") -> "Tensor":
+        hidden = torch.tanh(torch.einsum("ni,nij->nj", x, w1))
+        return torch.tanh(torch.einsum("ni,nij->nj", hidden, w2)) - 0.25 * x
+
+    return slopes
+
+
+def grid() -> "Tensor":
+    """Return the deck's times, ``(2000,)``."""
+    import torch
+
+    return torch.linspace(0, END, POINTS, dtype=torch.float64)
+
+
+def heun(
+    seeds: "Sequence[int]", start: "Tensor | None" = None, times: "Tensor | None" = None
+) -> "Tensor":
+    """Return the paths of many seeds' fields by Heun, ``(time, seeds, 2)``.
+
+    Args:
+        seeds: The seeds.
+        start: States at the first time, ``(seeds, 2)``; None is (1, -1).
+        times: A step each; None is the deck's grid.
+    """
+    import torch
+
+    from lightning_modules.solvers import SolverSettings, odeint
+
+    times = grid() if times is None else times
+    if start is None:
+        start = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(seeds), 1)
+    settings = SolverSettings("native", "heun", max_steps=len(times))
+    with torch.no_grad():
+        return odeint(field(seeds), start, times, settings).ys
+
+
+def told(
+    times: "Tensor", paths: "Tensor", windows: tuple[float, float, float] = SETTLED
+) -> list[str]:
+    """Return how each path ends, by the rule at the top of this file.
+
+    Args:
+        times: ``(time,)``.
+        paths: ``(time, paths, 2)``.
+        windows: Start, middle and end of the two windows.
+    """
+    earlier, later = (swing(times, paths, *ends) for ends in pairwise(windows))
+    largest = later.amax(dim=1)
+    alike = ((earlier - later).abs().amax(dim=1) <= ALIKE * largest).tolist()
+    resting = (largest < AT_REST).tolist()
+    return [
+        "rest" if at_rest else "cycle" if same else "unsettled"
+        for at_rest, same in zip(resting, alike, strict=True)
+    ]
+
+
+def swing(times: "Tensor", paths: "Tensor", start: float, end: float) -> "Tensor":
+    """Return the range of every coordinate between two times, ``(paths, 2)``."""
+    inside = paths[(times >= start) & (times <= end)]
+    return inside.amax(dim=0) - inside.amin(dim=0)
+
+
+def period(times: "Tensor", path: "Tensor") -> float:
+    """Return the mean time between upward crossings of the middle of x₁; NaN below two of them.
+
+    Args:
+        times: ``(time,)``.
+        path: x₁ over time, ``(time,)``; crossings lie on straight lines between its points.
+    """
+    late = times >= SETTLED[0]
+    t, x = times[late], path[late]
+    above = x - (x.max() + x.min()) / 2
+    at = ((above[:-1] < 0) & (above[1:] >= 0)).nonzero().flatten()
+    crossings = t[at] + (t[at + 1] - t[at]) * above[at] / (above[at] - above[at + 1])
+    if len(crossings) < 2:
+        return math.nan
+    return float(crossings[-1] - crossings[0]) / (len(crossings) - 1)
+
+
+def clear_cycle(kinds: list[str], paths: "Tensor") -> int | None:
+    """Return the lowest seed with a cycle large and slow enough to be seen; None without any."""
+    halves = swing(grid(), paths, *SETTLED[1:]) / 2
+    for seed, kind in enumerate(kinds):
+        large = kind == "cycle" and float(halves[seed].min()) >= CLEAR_AMPLITUDE
+        if large and period(grid(), paths[:, seed, 0]) >= CLEAR_PERIOD:
+            return seed
+    return None
+
+
+def reference(seed: int, times: "Tensor") -> "Tensor":
+    """Return the path of a seed's field by SciPy's DOP853 at 1e-13, ``(time, 2)``."""
+    import numpy as np
+
+    from datamodules import System
+
+    w1, w2 = weights(seed).numpy()
+
+    def slopes(t: float, x: Any) -> Any:
+        return np.tanh(np.tanh(x @ w1) @ w2) - 0.25 * x
+
+    return System(f"the field of seed {seed}", slopes, (1.0, -1.0)).reference(times)
+
+
+def measured(seed: int) -> dict[str, float]:
+    """Return how the field of a seed ends, and how far Heun is from the truth there."""
+    import torch
+
+    times, path = grid(), heun([seed])
+    kind = told(times, path)[0]
+    fine = torch.linspace(0, END, 10 * (POINTS - 1) + 1, dtype=torch.float64)
+    truth = reference(seed, fine)
+    halves = swing(fine, truth.unsqueeze(1), *SETTLED[1:])[0] / 2
+    error = (path[:, 0] - truth[::10]).norm(dim=1).max()
+    found = {
+        "is_rest": float(kind == "rest"),
+        "is_cycle": float(kind == "cycle"),
+        "amplitude_1": float(halves[0]),
+        "amplitude_2": float(halves[1]),
+        "speed": float(field([seed])(times[-1], truth[-1:]).norm()),
+        "heun_error": float(error),
+    }
+    if kind == "cycle":
+        by_heun = period(times, path[:, 0, 0])
+        found |= {"period": period(fine, truth[:, 0]), "heun_period": by_heun}
+    return found
+
+
+def _counts(kinds: list[str], paths: "Tensor") -> dict[str, dict[str, float]]:
+    """Return how many paths end how, with their share, and what becomes of the unsettled."""
+    import torch
+
+    from reproduce.statistics import binomial_interval
+
+    late = [seed for seed, kind in enumerate(kinds) if kind == "unsettled"]
+    finally_told = [kind for kind in kinds if kind != "unsettled"]
+    if late:
+        steps = round((LATER - END) / END * (POINTS - 1))
+        times = torch.linspace(END, LATER, steps + 1, dtype=torch.float64)
+        followed = heun(late, paths[-1, late], times)
+        finally_told += told(times, followed, (LATER - 1000, LATER - 500, LATER))
+    values = {}
+    for kind in KINDS:
+        count = kinds.count(kind)
+        low, high = binomial_interval(count, len(kinds))
+        values[kind] = {
+            "count": count,
+            "share": count / len(kinds),
+            "share_low": low,
+            "share_high": high,
+            "count_later": finally_told.count(kind),
+        }
+    return values
+
+
+_LINES = {"rest": ("blue", "-"), "cycle": ("vermillion", "-"), "unsettled": ("black", "--")}
+
+
+def _draw_path(left: "Axes", right: "Axes", seed: int) -> None:
+    """Show both coordinates over time, and the path over the plane with its field."""
+    from reproduce import phase_portraits, plotting
+
+    times, path = grid(), heun([seed])
+    kind = told(times, path)[0]
+    colour = plotting.OKABE_ITO[_LINES[kind][0]]
+    left.plot(times, path[:, 0, 0], color=colour, linewidth=1.5, label="x₁")
+    left.plot(times, path[:, 0, 1], "--", color="#000000", linewidth=1.2, label="x₂")
+    left.set_title(f"seed {seed}: {NAMES[kind]}")
+    left.set_ylabel("x₁ and x₂")
+    phase_portraits.arrows(right, lambda x: field([seed] * len(x))(times[0], x), HALF)
+    phase_portraits.line(right, path[:, 0], color=colour, linewidth=1.5)
+    right.plot(1, -1, "o", color="#000000", markersize=7)
+    right.set_ylabel("x₂")
+
+
+def _draw_gallery(panels: Any) -> None:
+    """Show the paths of the first seeds over the plane, by how they end."""
+    from reproduce import phase_portraits, plotting
+
+    axes = list(panels)
+    paths = heun(range(len(axes)))
+    for seed, (panel, kind) in enumerate(zip(axes, told(grid(), paths), strict=True)):
+        colour, dash = _LINES[kind]
+        look = {"color": plotting.OKABE_ITO[colour], "linestyle": dash, "linewidth": 1.5}
+        phase_portraits.line(panel, paths[:, seed], **look)
+        if kind == "rest":
+            panel.plot(*paths[-1, seed], "s", color=look["color"], markersize=6)
+        panel.plot(1, -1, "o", color="#000000", markersize=4)
+        phase_portraits.square(panel, HALF)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_title(f"{seed}: {NAMES[kind]}", fontsize=11)
