@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.plotting": ("reproduce.storage",),
     "reproduce.progress": (),
     "reproduce.timing": (),
+    "reproduce.algorithm_1": (),
     "reproduce.allocator": (),
     "reproduce.memory": (),
     "reproduce.sensitivities": (),
@@ -37,6 +38,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.weights",
     ),
     "reproduce.children": (),
+    "reproduce.closed_forms": (),
     "reproduce.digits": ("datamodules",),
     "reproduce.maps": ("lightning_modules", "reproduce.ensembles"),
     "reproduce.ensembles": (
@@ -148,7 +150,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.progress",
     ),
     "reproduce.experiments": (
+        "reproduce.algorithm_1",
         "reproduce.children",
+        "reproduce.closed_forms",
         "reproduce.digits",
         "reproduce.ensembles",
         "reproduce.fits",

@@ -136,8 +136,8 @@ def test_reruns_by_others_stand_beside_the_number() -> None:
 def test_every_published_number_has_a_place_and_a_reason() -> None:
     published = paper.published()
     assert {n.experiment for n in published} == {
-        "table1", "table2", "fig3", "fig4", "ablations", "tolerances",
-        "decay", "adaptive_error", "resnet_euler", "adjoint_jumps",
+        "table1", "table2", "fig3", "fig4", "ablations", "tolerances", "decay",
+        "adaptive_error", "resnet_euler", "adjoint_jumps", "reverse_mode",
     }  # fmt: skip
     assert len({n.name for n in published}) == len(published)
     for number in published:
