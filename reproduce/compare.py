@@ -79,14 +79,19 @@ def render(rows: Sequence[ComparisonRow]) -> str:
     if not rows:
         return "Nothing to compare."
     footnotes: list[str] = []
-    table = [HEADER, *(_cells(row, footnotes) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
-    lines = [" | ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
-    lines.insert(1, "-+-".join("-" * width for width in widths))
+    lines = [aligned([HEADER, *(_cells(row, footnotes) for row in rows)])]
     for index, text in enumerate(footnotes, 1):
         lines += textwrap.wrap(f"[{index}] {text}", WIDTH, subsequent_indent="    ")
     if any(row.this is not None and row.this.n_ok < SEEDS_FOR_A_VERDICT for row in rows):
         lines.append(f"No verdict below {SEEDS_FOR_A_VERDICT} seeds: one seed carries none.")
+    return "\n".join(lines)
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Return a table as plain text of fixed-width columns, a line under its first row."""
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]))]
+    lines = [" | ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
+    lines.insert(1, "-+-".join("-" * width for width in widths))
     return "\n".join(lines)
 
 

@@ -103,6 +103,11 @@ def number(experiment: str, row: str, metric: str) -> PaperNumber:
     raise LookupError(f"The paper prints no {metric} for the row {row!r} of {experiment}.")
 
 
+def checked_exactly(experiment: str) -> bool:
+    """Return whether all that stands here of an experiment are numbers that no seed changes."""
+    return {number.test for number in numbers(experiment)} == {"exact"}
+
+
 @cache
 def published() -> tuple[PaperNumber, ...]:
     """Return everything the paper prints, in its order; ``paper.toml`` is parsed once."""

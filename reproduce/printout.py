@@ -19,6 +19,10 @@ def comparison(name: str, rows: Sequence[Record]) -> None:
     shipped rows if there are no others.
     """
     shipped = all_rows(SHIPPED, [name])
+    if rows and paper.checked_exactly(name):
+        print(_references(name, rows))
+        _own_table(name, rows)
+        return
     shown = rows or [r for r in shipped if r.profile == _longest(shipped)]
     published = {row for number in paper.numbers(name) for row in number.rows}
     if published & {row.row for row in shown} or not shown:
@@ -26,13 +30,24 @@ def comparison(name: str, rows: Sequence[Record]) -> None:
         return
     if not rows:
         print(f"Shipped, {shown[0].profile}:")
+    _own_table(name, shown)
+
+
+def _own_table(name: str, rows: Sequence[Record]) -> None:
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    print(module.table(shown).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+    print(module.table(rows).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+
+
+def _references(name: str, rows: Sequence[Record]) -> str:
+    lines = report.references(judgements.judge(rows), name)
+    return compare.aligned([report.REFERENCE_HEADER, *lines])
 
 
 def own_verdicts(name: str, rows: Sequence[Record]) -> None:
     """Print the verdicts that these rows reach without those of other experiments, if any."""
     lines = [line for line in judgements.judge(rows) if set(line.experiments) == {name}]
+    if paper.checked_exactly(name):  # their numbers stand with their verdicts in the comparison
+        lines = [line for line in lines if line.kind != "number"]
     if any(line.verdict not in ("not run", "not comparable") for line in lines):
         print(f"Verdicts:\n{judgements.render(lines)}")
 

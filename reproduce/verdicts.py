@@ -19,7 +19,9 @@ from reproduce.paper import PaperNumber, number
 from reproduce.records import PROFILES, SEEDS_FOR_A_VERDICT, Record
 from reproduce.statistics import Interval
 
-NumberKind = Literal["reproduced", "better", "worse", "unclear", "not comparable", "not run"]
+NumberKind = Literal[
+    "reproduced", "better", "worse", "different", "unclear", "not comparable", "not run"
+]
 ClaimKind = Literal["holds", "does not hold", "undecided", "not comparable", "not run"]
 
 
@@ -162,7 +164,7 @@ def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> Number
             found.append(
                 NumberVerdict(published, row, kind, profile, sample, half_width, needed, detail)
             )
-    decided = [v for v in found if v.kind in ("reproduced", "better", "worse")]
+    decided = [v for v in found if v.kind in ("reproduced", "better", "worse", "different")]
     absent = NumberVerdict(published, row, "not run", "", None, math.nan, None, "no rows")
     return [*decided, *found, absent][0]
 
@@ -204,6 +206,8 @@ def _number_kind(
 
 
 def _direction(published: PaperNumber, distance: float) -> NumberKind:
+    if published.better == "neither":
+        return "different"
     lower_is_better = published.better == "lower"
     return "better" if (distance < 0) == lower_is_better else "worse"
 
@@ -323,6 +327,7 @@ def _number_finding(condition: Condition, sample: Sample, profile: str) -> Findi
         "reproduced": "holds",
         "better": "does not hold",
         "worse": "does not hold",
+        "different": "does not hold",
     }
     verdict = answers.get(kind, "undecided")
     mean = spread.fmean(sample.values.values()) if sample.values else math.nan

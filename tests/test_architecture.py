@@ -127,6 +127,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.report": (
         "reproduce.catalogue",
         "reproduce.judgements",
+        "reproduce.paper",
         "reproduce.records",
         "reproduce.storage",
     ),

@@ -158,3 +158,20 @@ def test_the_gallery_shows_what_says_most_and_links_the_rest(tmp_path: Path) -> 
     assert ".gif" not in shown
     (tmp_path / "fig4" / "short.gif").touch()
     assert "(fig4/short.gif)" in report.gallery(tmp_path)
+
+
+def test_a_demonstration_prints_its_numbers_beside_their_references_with_verdicts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [
+        replace(ONE, experiment="decay", row="euler", metric=metric, value=value, unit="")
+        for metric, value in (("end_10", 0.0009765625), ("end_14", 0.0021))
+    ]
+    printout.comparison("decay", rows)
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines[:4]]
+    assert cells[0] == ["number", "ours", "reference", "verdict"]
+    assert cells[2] == ["euler.end_10", "0.0009765625", "0.0009765625", "reproduced"]
+    assert cells[3][3] == "different"
+    printout.own_verdicts("decay", rows)
+    assert "euler.end_10" not in capsys.readouterr().out
