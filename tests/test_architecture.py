@@ -30,6 +30,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.allocator": (),
     "reproduce.memory": (),
     "reproduce.sensitivities": (),
+    "reproduce.random_fields": ("datamodules", "lightning_modules"),
+    "reproduce.residual_paths": ("lightning_modules",),
     "reproduce.trained": (
         "lightning_modules",
         "reproduce.classification",
@@ -163,6 +165,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.learned_spiral",
         "reproduce.peers",
         "reproduce.phase_portraits",
+        "reproduce.random_fields",
+        "reproduce.residual_paths",
         "reproduce.series_protocol",
         "reproduce.spiral_panels",
         "reproduce.trained_fields",

@@ -52,10 +52,10 @@ TOLERANCES = tuple(f"1e-{k}" for k in range(2, 11))
 STEPS = (1, 2, 3, 5, 7, 10, 14, 19, 24, 40, 80, 160, 320, 640, 1280)
 FITTED = tuple(n for n in STEPS if n >= 160)
 PROFILES = {
-    "smoke": Profile({}, seeds=1, minutes=0.05),
-    "quick": Profile({}, seeds=5, minutes=0.05),
-    "short": Profile({}, seeds=5, minutes=0.05),
-    "paper": Profile({}, seeds=5, minutes=0.05),
+    "smoke": Profile({}, seeds=1, minutes=0.1),
+    "quick": Profile({}, seeds=5, minutes=0.04),
+    "short": Profile({}, seeds=5, minutes=0.04),
+    "paper": Profile({}, seeds=5, minutes=0.04),
 }
 
 

@@ -33,9 +33,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from reproduce import residual_paths
 from reproduce.context import Context, Profile
 from reproduce.progress import track
 from reproduce.records import Record
+from reproduce.residual_paths import DEPTH, INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,14 +53,11 @@ TRAINS = False
 SEEDED = True
 STATES, UNITS, BATCH = 4, 16, 8
 SPANS = {"unit_steps": "euler", "unit_span": "euler", "heun_steps": "heun"}
-DEPTH = 5
-INPUTS = (-4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)
-TOLERANCE = 1e-2
 PROFILES = {
-    "smoke": Profile({"blocks": 10}, seeds=1, minutes=0.1),
-    "quick": Profile({"blocks": 100}, seeds=1, minutes=0.1),
-    "short": Profile({"blocks": 100}, seeds=1, minutes=0.1),
-    "paper": Profile({"blocks": 100}, seeds=1, minutes=0.1),
+    "smoke": Profile({"blocks": 10}, seeds=1, minutes=0.2),
+    "quick": Profile({"blocks": 100}, seeds=1, minutes=0.2),
+    "short": Profile({"blocks": 100}, seeds=1, minutes=0.2),
+    "paper": Profile({"blocks": 100}, seeds=1, minutes=0.2),
 }
 
 
@@ -217,94 +216,11 @@ def _parameters(seed: int) -> dict[str, dict[str, float]]:
     return {"hundred_blocks": {"parameters_shared": shared, "parameters_own": 100 * one}}
 
 
-@dataclass
-class _Watched:
-    """The field of Figure 1, which notes where it is evaluated.
-
-    Args:
-        weights: Of state, time and shift, and of the sum, each ``(units,)``.
-        seen: Times and states of all evaluations.
-    """
-
-    weights: "tuple[Tensor, ...]"
-    seen: list[tuple[float, float]]
-
-    def __call__(self, t: "Tensor", h: "Tensor") -> "Tensor":
-        """Return dh/dt at states ``(…, 1)``."""
-        by_state, by_time, shift, out = self.weights
-        if h.numel() == 1:
-            self.seen.append((float(t), float(h)))
-        slopes = (out * (by_state * h + by_time * t + shift).tanh()).sum(dim=-1, keepdim=True)
-        return slopes
-
-
-def figure_field(seed: int) -> _Watched:
-    """Return a random field of one state: 12 tanh units of a state within ±5 and a time to 5."""
-    import torch
-
-    draw = torch.Generator().manual_seed(seed)
-    by_state, by_time, shift, out = torch.randn(4, 12, dtype=torch.float64, generator=draw)
-    return _Watched((0.7 * by_state, 1.2 * by_time, 2 * shift, 0.45 * out), [])
-
-
-def jumps(seed: int) -> "tuple[Tensor, list[tuple[float, float]]]":
-    """Return the states of the residual network, ``(depth + 1, inputs)``, and its evaluations."""
-    import torch
-
-    field, columns = figure_field(seed), []
-    for start in INPUTS:
-        states = [torch.tensor([start], dtype=torch.float64)]
-        for layer in range(DEPTH):
-            depth = torch.tensor(float(layer), dtype=torch.float64)
-            states.append(states[-1] + field(depth, states[-1]))
-        columns.append(torch.cat(states))
-    return torch.stack(columns, dim=1), field.seen
-
-
-def solved(
-    seed: int, method: str, tolerance: float, times: "Tensor"
-) -> "tuple[Tensor, list[tuple[float, float]], int]":
-    """Return the continuous paths ``(time, inputs)``, their evaluations and steps.
-
-    Args:
-        seed: Of the field.
-        method: Adaptive; every input is an equation of its own.
-        tolerance: Absolute and relative.
-        times: Output times, ``(time,)``.
-    """
-    import torch
-
-    from lightning_modules.solvers import SolverSettings, odeint
-
-    settings = SolverSettings("native", method, rtol=tolerance, atol=tolerance)
-    field = figure_field(seed)
-    starts = torch.tensor(INPUTS, dtype=torch.float64).split(1)
-    solutions = [odeint(field, start, times, settings) for start in starts]
-    states = torch.cat([solution.ys for solution in solutions], dim=1)
-    return states, field.seen, sum(solution.stats.steps for solution in solutions)
-
-
-def _adaptive(seed: int) -> "tuple[Tensor, list[tuple[float, float]], int]":
-    """Return the solve of the right panel, from input to output."""
-    return solved(seed, "bosh3", TOLERANCE, _times(1))
-
-
-def _smooth(seed: int) -> "Tensor":
-    """Return the paths of the right panel as they are drawn, ``(time, inputs)``."""
-    return solved(seed, "dopri5", 1e-6, _times(200))[0]
-
-
-def _times(intervals: int) -> "Tensor":
-    import torch
-
-    return torch.linspace(0, DEPTH, intervals + 1, dtype=torch.float64)
-
-
 def _panels(seed: int) -> dict[str, dict[str, float]]:
     """Return what both networks of Figure 1 cost, and how far their outputs are off."""
-    discrete, at_blocks = jumps(seed)
-    continuous, at_stages, steps = _adaptive(seed)
-    ends = _smooth(seed)[-1]
+    discrete, at_blocks = residual_paths.jumps(seed)
+    continuous, at_stages, steps = residual_paths.adaptive(seed)
+    ends = residual_paths.smooth(seed)[-1]
     return {
         "residual_network": {
             "evaluations": len(at_blocks),
@@ -330,7 +246,7 @@ def _draw_jumps(axes: "Axes", seed: int) -> None:
     """Show the states of every layer and the jumps between, and the field where layers are."""
     from reproduce.plotting import OKABE_ITO
 
-    states, seen = jumps(seed)
+    states, seen = residual_paths.jumps(seed)
     _draw_arrows(axes, seed, range(DEPTH))
     look: dict[str, Any] = {"arrowstyle": "-|>", "linewidth": 2, "mutation_scale": 16}
     for path in states.T.tolist():
@@ -345,15 +261,18 @@ def _draw_paths(axes: "Axes", seed: int) -> None:
     from reproduce.plotting import OKABE_ITO
 
     _draw_arrows(axes, seed, [k / 4 for k in range(4 * DEPTH + 1)])
-    axes.plot(_smooth(seed), _times(200), color=OKABE_ITO["vermillion"])
-    _draw_circles(axes, _adaptive(seed)[1])
+    axes.plot(residual_paths.smooth(seed), residual_paths.grid(200), color=OKABE_ITO["vermillion"])
+    _draw_circles(axes, residual_paths.adaptive(seed)[1])
 
 
 def _draw_arrows(axes: "Axes", seed: int, depths: "Sequence[float]") -> None:
     """Show the field as arrows of one length over the plane of state and depth."""
     import torch
 
-    field, reach = figure_field(seed), torch.cat([_smooth(seed), jumps(seed)[0]])
+    field, reach = (
+        residual_paths.field(seed),
+        torch.cat([residual_paths.smooth(seed), residual_paths.jumps(seed)[0]]),
+    )
     h = torch.linspace(float(reach.min()) - 0.7, float(reach.max()) + 0.7, 25, dtype=torch.float64)
     look: dict[str, Any] = {"color": "#AAAAAA", "angles": "xy", "width": 0.003, "zorder": 1}
     for depth in depths:

@@ -29,16 +29,26 @@ Deviations:
 1. The weights are torch's, since TensorFlow's own random numbers were not seeded in the deck.
 """
 
-import math
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
 from reproduce.progress import track
+from reproduce.random_fields import (
+    END,
+    KINDS,
+    POINTS,
+    SETTLED,
+    field,
+    grid,
+    heun,
+    period,
+    reference,
+    swing,
+    told,
+)
 from reproduce.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -49,19 +59,16 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 TRAINS = False
 SEEDED = True
-END, POINTS, LATER = 500.0, 2000, 4500.0
-SETTLED = (100.0, 300.0, 500.0)  # ends of the two windows that are compared
-AT_REST, ALIKE = 0.01, 0.01
+LATER = 4500.0
 CLEAR_AMPLITUDE, CLEAR_PERIOD = 0.5, 50.0
-KINDS = ("rest", "cycle", "unsettled")
 NAMES = {"rest": "at rest", "cycle": "limit cycle", "unsettled": "not settled yet"}
 GALLERY = (4, 7)
 HALF = 4.2  # of the square that is shown: no path leaves |x| ≤ 4
 PROFILES = {
-    "smoke": Profile({"nets": 60}, seeds=1, minutes=0.1),
-    "quick": Profile({"nets": 1000}, seeds=1, minutes=0.1),
-    "short": Profile({"nets": 1000}, seeds=1, minutes=0.1),
-    "paper": Profile({"nets": 1000}, seeds=1, minutes=0.1),
+    "smoke": Profile({"nets": 60}, seeds=1, minutes=0.2),
+    "quick": Profile({"nets": 1000}, seeds=1, minutes=0.2),
+    "short": Profile({"nets": 1000}, seeds=1, minutes=0.2),
+    "paper": Profile({"nets": 1000}, seeds=1, minutes=0.2),
 }
 
 
@@ -128,100 +135,6 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
     return {"": first, "seeds": second}
 
 
-def weights(seed: int) -> "Tensor":
-    """Return W₁ and W₂ as Keras' Dense layers draw them, ``(2, 2, 2)``, layer by layer."""
-    import torch
-
-    draw = torch.Generator().manual_seed(seed)
-    limit = math.sqrt(6 / (2 + 2))  # Glorot and Bengio (2010), equation 16, in and out
-    return (2 * torch.rand(2, 2, 2, generator=draw, dtype=torch.float64) - 1) * limit
-
-
-def field(seeds: "Sequence[int]") -> "Callable[[Tensor, Tensor], Tensor]":
-    """Return the fields of many seeds as one, over states ``(seeds, 2)``."""
-    import torch
-
-    w1, w2 = torch.stack([weights(seed) for seed in seeds], dim=1)
-
-    def slopes(t: "Tensor", x: "Tensor") -> "Tensor":
-        hidden = torch.tanh(torch.einsum("ni,nij->nj", x, w1))
-        return torch.tanh(torch.einsum("ni,nij->nj", hidden, w2)) - 0.25 * x
-
-    return slopes
-
-
-def grid() -> "Tensor":
-    """Return the deck's times, ``(2000,)``."""
-    import torch
-
-    return torch.linspace(0, END, POINTS, dtype=torch.float64)
-
-
-def heun(
-    seeds: "Sequence[int]", start: "Tensor | None" = None, times: "Tensor | None" = None
-) -> "Tensor":
-    """Return the paths of many seeds' fields by Heun, ``(time, seeds, 2)``.
-
-    Args:
-        seeds: The seeds.
-        start: States at the first time, ``(seeds, 2)``; None is (1, -1).
-        times: A step each; None is the deck's grid.
-    """
-    import torch
-
-    from lightning_modules.solvers import SolverSettings, odeint
-
-    times = grid() if times is None else times
-    if start is None:
-        start = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(seeds), 1)
-    settings = SolverSettings("native", "heun", max_steps=len(times))
-    with torch.no_grad():
-        return odeint(field(seeds), start, times, settings).ys
-
-
-def told(
-    times: "Tensor", paths: "Tensor", windows: tuple[float, float, float] = SETTLED
-) -> list[str]:
-    """Return how each path ends, by the rule at the top of this file.
-
-    Args:
-        times: ``(time,)``.
-        paths: ``(time, paths, 2)``.
-        windows: Start, middle and end of the two windows.
-    """
-    earlier, later = (swing(times, paths, *ends) for ends in pairwise(windows))
-    largest = later.amax(dim=1)
-    alike = ((earlier - later).abs().amax(dim=1) <= ALIKE * largest).tolist()
-    resting = (largest < AT_REST).tolist()
-    return [
-        "rest" if at_rest else "cycle" if same else "unsettled"
-        for at_rest, same in zip(resting, alike, strict=True)
-    ]
-
-
-def swing(times: "Tensor", paths: "Tensor", start: float, end: float) -> "Tensor":
-    """Return the range of every coordinate between two times, ``(paths, 2)``."""
-    inside = paths[(times >= start) & (times <= end)]
-    return inside.amax(dim=0) - inside.amin(dim=0)
-
-
-def period(times: "Tensor", path: "Tensor") -> float:
-    """Return the mean time between upward crossings of the middle of x₁; NaN below two of them.
-
-    Args:
-        times: ``(time,)``.
-        path: x₁ over time, ``(time,)``; crossings lie on straight lines between its points.
-    """
-    late = times >= SETTLED[0]
-    t, x = times[late], path[late]
-    above = x - (x.max() + x.min()) / 2
-    at = ((above[:-1] < 0) & (above[1:] >= 0)).nonzero().flatten()
-    crossings = t[at] + (t[at + 1] - t[at]) * above[at] / (above[at] - above[at + 1])
-    if len(crossings) < 2:
-        return math.nan
-    return float(crossings[-1] - crossings[0]) / (len(crossings) - 1)
-
-
 def clear_cycle(kinds: list[str], paths: "Tensor") -> int | None:
     """Return the lowest seed with a cycle large and slow enough to be seen; None without any."""
     halves = swing(grid(), paths, *SETTLED[1:]) / 2
@@ -230,20 +143,6 @@ def clear_cycle(kinds: list[str], paths: "Tensor") -> int | None:
         if large and period(grid(), paths[:, seed, 0]) >= CLEAR_PERIOD:
             return seed
     return None
-
-
-def reference(seed: int, times: "Tensor") -> "Tensor":
-    """Return the path of a seed's field by SciPy's DOP853 at 1e-13, ``(time, 2)``."""
-    import numpy as np
-
-    from datamodules import System
-
-    w1, w2 = weights(seed).numpy()
-
-    def slopes(t: float, x: Any) -> Any:
-        return np.tanh(np.tanh(x @ w1) @ w2) - 0.25 * x
-
-    return System(f"the field of seed {seed}", slopes, (1.0, -1.0)).reference(times)
 
 
 def measured(seed: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch
 
 from lightning_modules.solvers import watch_steps
 from lightning_modules.solvers.watching import Step
-from reproduce import paper, verdicts
+from reproduce import paper, residual_paths, verdicts
 from reproduce.context import Context
 from reproduce.experiments import resnet_euler
 from reproduce.records import Record
@@ -81,20 +81,20 @@ def test_rows_are_those_of_the_seed_and_reproduce_every_number(rows: list[Record
 def test_every_circle_is_an_evaluation_between_input_and_output() -> None:
     steps: list[Step] = []
     with watch_steps(steps.append):
-        states, seen, taken = resnet_euler._adaptive(0)
+        states, seen, taken = residual_paths.adaptive(0)
     assert len(steps) == taken
     # bosh3 evaluates three times a step, and once at the start and once for the first size.
-    assert len(seen) == 3 * taken + 2 * len(resnet_euler.INPUTS)
-    assert all(0 <= t <= resnet_euler.DEPTH for t, _ in seen)
+    assert len(seen) == 3 * taken + 2 * len(residual_paths.INPUTS)
+    assert all(0 <= t <= residual_paths.DEPTH for t, _ in seen)
     accepted = {(step.t, float(step.y0)) for step in steps if step.accepted}
-    assert {(0.0, h) for h in resnet_euler.INPUTS} <= accepted <= set(seen)
-    assert states.shape == (2, len(resnet_euler.INPUTS))
+    assert {(0.0, h) for h in residual_paths.INPUTS} <= accepted <= set(seen)
+    assert states.shape == (2, len(residual_paths.INPUTS))
 
 
 def test_jumps_go_from_layer_to_layer_along_the_field_there() -> None:
-    states, seen = resnet_euler.jumps(0)
-    field = resnet_euler.figure_field(0)
-    for layer in range(resnet_euler.DEPTH):
+    states, seen = residual_paths.jumps(0)
+    field = residual_paths.field(0)
+    for layer in range(residual_paths.DEPTH):
         at = torch.tensor(float(layer), dtype=torch.float64)
         expected = states[layer] + field(at, states[layer].unsqueeze(1)).squeeze(1)
         torch.testing.assert_close(states[layer + 1], expected)

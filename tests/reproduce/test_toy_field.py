@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduce import statistics
+from reproduce import random_fields, statistics
 from reproduce.context import Context
 from reproduce.experiments import toy_field
 from reproduce.records import Record
@@ -19,57 +19,59 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 def test_weights_are_uniform_within_glorots_limit_and_belong_to_their_seed() -> None:
-    drawn = torch.stack([toy_field.weights(seed) for seed in range(1000)])
+    drawn = torch.stack([random_fields.weights(seed) for seed in range(1000)])
     limit = math.sqrt(1.5)
     assert float(drawn.abs().max()) < limit
     assert float(drawn.abs().max()) > 0.999 * limit
     # The variance of a uniform number within ±limit is limit² / 3; 8,000 of them are drawn.
     assert float(drawn.var()) == pytest.approx(limit**2 / 3, rel=0.03)
     assert float(drawn.mean()) == pytest.approx(0, abs=0.03)
-    assert torch.equal(toy_field.weights(7), drawn[7])
+    assert torch.equal(random_fields.weights(7), drawn[7])
 
 
 def test_a_field_is_two_dense_layers_with_tanh_less_a_quarter_of_the_state() -> None:
     x = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
     first, second = torch.nn.Linear(2, 2).double(), torch.nn.Linear(2, 2).double()
     with torch.no_grad():
-        for layer, w in zip((first, second), toy_field.weights(5), strict=True):
+        for layer, w in zip((first, second), random_fields.weights(5), strict=True):
             layer.weight.copy_(w.T)
             layer.bias.zero_()
         expected = torch.tanh(second(torch.tanh(first(x)))) - 0.25 * x
-    found = toy_field.field([5])(torch.tensor(0.0), x)
+    found = random_fields.field([5])(torch.tensor(0.0), x)
     torch.testing.assert_close(found, expected, atol=1e-15, rtol=0)
     # Without biases the field is odd, so the origin is always a place of rest.
-    torch.testing.assert_close(toy_field.field([5])(torch.tensor(0.0), -x), -found)
+    torch.testing.assert_close(random_fields.field([5])(torch.tensor(0.0), -x), -found)
 
 
 def test_a_field_goes_the_same_way_alone_and_beside_others() -> None:
-    times = toy_field.grid()[:200]
-    together = toy_field.heun([3, 56, 9], times=times)
-    torch.testing.assert_close(together[:, 1:2], toy_field.heun([56], times=times))
+    times = random_fields.grid()[:200]
+    together = random_fields.heun([3, 56, 9], times=times)
+    torch.testing.assert_close(together[:, 1:2], random_fields.heun([56], times=times))
 
 
 def test_one_step_of_heun_averages_the_slopes_at_both_ends() -> None:
-    times, f = toy_field.grid()[:2], toy_field.field([4])
+    times, f = random_fields.grid()[:2], random_fields.field([4])
     x, h = torch.tensor([[1.0, -1.0]], dtype=torch.float64), float(times[1])
     k1 = f(times[0], x)
     k2 = f(times[1], x + h * k1)
     expected = x + h * (k1 + k2) / 2
-    torch.testing.assert_close(toy_field.heun([4], times=times)[1], expected, atol=1e-15, rtol=0)
+    torch.testing.assert_close(
+        random_fields.heun([4], times=times)[1], expected, atol=1e-15, rtol=0
+    )
 
 
 def test_the_reference_follows_the_same_field_and_heun_nears_it_as_a_second_order_does() -> None:
     ends = []
     for points in (200, 399):
         times = torch.linspace(0, 20, points, dtype=torch.float64)
-        truth = toy_field.reference(56, times)
-        ends.append(float((toy_field.heun([56], times=times)[-1, 0] - truth[-1]).norm()))
+        truth = random_fields.reference(56, times)
+        ends.append(float((random_fields.heun([56], times=times)[-1, 0] - truth[-1]).norm()))
     assert math.log2(ends[0] / ends[1]) == pytest.approx(2, abs=0.1)
 
 
 def _spiral(rate: float, length: float) -> torch.Tensor:
     """Return a path of a known kind, ``(time, 1, 2)``: radius exp(-rate t), a period's length."""
-    times = toy_field.grid()
+    times = random_fields.grid()
     angle = 2 * math.pi * times / length
     radius = torch.exp(-rate * times)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1).unsqueeze(1)
@@ -87,24 +89,26 @@ def _spiral(rate: float, length: float) -> torch.Tensor:
     ],
 )
 def test_paths_of_known_kinds_are_told(rate: float, length: float, kind: str) -> None:
-    assert toy_field.told(toy_field.grid(), _spiral(rate, length)) == [kind]
+    assert random_fields.told(random_fields.grid(), _spiral(rate, length)) == [kind]
 
 
 @pytest.mark.parametrize("length", [2.1, 10.26, 64.6, 130.0])
 def test_the_period_of_a_circle_is_found(length: float) -> None:
-    found = toy_field.period(toy_field.grid(), _spiral(0.0, length)[:, 0, 0])
+    found = random_fields.period(random_fields.grid(), _spiral(0.0, length)[:, 0, 0])
     assert found == pytest.approx(length, rel=2e-4)
 
 
 def test_a_path_at_rest_has_no_period() -> None:
-    assert math.isnan(toy_field.period(toy_field.grid(), torch.ones(2000, dtype=torch.float64)))
+    assert math.isnan(
+        random_fields.period(random_fields.grid(), torch.ones(2000, dtype=torch.float64))
+    )
 
 
 def test_all_fields_are_counted_once_with_wilsons_intervals(rows: list[Record]) -> None:
     values = {(r.row, r.metric): r.value for r in rows}
     for metric in ("count", "count_later"):
-        assert sum(values[kind, metric] for kind in toy_field.KINDS) == 60
-    for kind in toy_field.KINDS:
+        assert sum(values[kind, metric] for kind in random_fields.KINDS) == 60
+    for kind in random_fields.KINDS:
         low, high = statistics.binomial_interval(int(values[kind, "count"]), 60)
         assert (values[kind, "share_low"], values[kind, "share_high"]) == (low, high)
         assert low <= values[kind, "share"] <= high
