@@ -33,8 +33,8 @@ def field(seeds: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
     w1, w2 = torch.stack([weights(seed) for seed in seeds], dim=1)
 
     def slopes(t: Tensor, x: Tensor) -> Tensor:
-        hidden = torch.tanh(torch.einsum("ni,nij->nj", x, w1))
-        return torch.tanh(torch.einsum("ni,nij->nj", hidden, w2)) - 0.25 * x
+        hidden = torch.tanh(x.unsqueeze(1) @ w1)
+        return torch.tanh(hidden @ w2).squeeze(1) - 0.25 * x
 
     return slopes
 

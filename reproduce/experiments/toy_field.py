@@ -59,26 +59,25 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 TRAINS = False
 SEEDED = True
-LATER = 4500.0
 CLEAR_AMPLITUDE, CLEAR_PERIOD = 0.5, 50.0
 NAMES = {"rest": "at rest", "cycle": "limit cycle", "unsettled": "not settled yet"}
 GALLERY = (4, 7)
 HALF = 4.2  # of the square that is shown: no path leaves |x| ≤ 4
 PROFILES = {
-    "smoke": Profile({"nets": 60}, seeds=1, minutes=0.2),
-    "quick": Profile({"nets": 1000}, seeds=1, minutes=0.2),
-    "short": Profile({"nets": 1000}, seeds=1, minutes=0.2),
-    "paper": Profile({"nets": 1000}, seeds=1, minutes=0.2),
+    "smoke": Profile({"nets": 60, "later": 1500.0}, seeds=1, minutes=0.2),
+    "quick": Profile({"nets": 1000, "later": 4500.0}, seeds=1, minutes=0.2),
+    "short": Profile({"nets": 1000, "later": 4500.0}, seeds=1, minutes=0.2),
+    "paper": Profile({"nets": 1000, "later": 4500.0}, seeds=1, minutes=0.2),
 }
 
 
 def run(ctx: Context) -> list[Record]:
     """Count how fields end, measure one clear cycle, and what each seed gives."""
     given = PROFILES[ctx.profile].overrides
-    settings = {**given, "end": END, "points": POINTS, "later": LATER}
+    settings = {**given, "end": END, "points": POINTS}
     paths = heun(range(given["nets"]))
     kinds = told(grid(), paths)
-    values: dict[str, dict[str, float]] = _counts(kinds, paths)
+    values: dict[str, dict[str, float]] = _counts(kinds, paths, given["later"])
     shown = clear_cycle(kinds, paths)
     skipped = {}
     seeds = dict.fromkeys([*([] if shown is None else [shown]), *ctx.seeds])
@@ -169,7 +168,7 @@ def measured(seed: int) -> dict[str, float]:
     return found
 
 
-def _counts(kinds: list[str], paths: "Tensor") -> dict[str, dict[str, float]]:
+def _counts(kinds: list[str], paths: "Tensor", later: float) -> dict[str, dict[str, float]]:
     """Return how many paths end how, with their share, and what becomes of the unsettled."""
     import torch
 
@@ -178,10 +177,10 @@ def _counts(kinds: list[str], paths: "Tensor") -> dict[str, dict[str, float]]:
     late = [seed for seed, kind in enumerate(kinds) if kind == "unsettled"]
     finally_told = [kind for kind in kinds if kind != "unsettled"]
     if late:
-        steps = round((LATER - END) / END * (POINTS - 1))
-        times = torch.linspace(END, LATER, steps + 1, dtype=torch.float64)
+        steps = round((later - END) / END * (POINTS - 1))
+        times = torch.linspace(END, later, steps + 1, dtype=torch.float64)
         followed = heun(late, paths[-1, late], times)
-        finally_told += told(times, followed, (LATER - 1000, LATER - 500, LATER))
+        finally_told += told(times, followed, (later - 1000, later - 500, later))
     values = {}
     for kind in KINDS:
         count = kinds.count(kind)
