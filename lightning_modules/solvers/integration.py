@@ -1,9 +1,9 @@
 """From the first to the last output time, by fixed or by adaptive steps."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.failures import no_step, step_limit
 from lightning_modules.solvers.registry import Norm
-from lightning_modules.solvers.state import fixed_grid
+from lightning_modules.solvers.state import grid_pieces
 from lightning_modules.solvers.stepping import Stages, Time, number
 from lightning_modules.solvers.watching import watchers
 
@@ -55,7 +55,7 @@ def accepted_steps(
         stats: Steps are counted here.
     """
     if stages.tableau.error is None:
-        grid = _ticks(fixed_grid(times, settings, stats))
+        grid = chain.from_iterable(map(_ticks, grid_pieces(times, settings, stats)))
         return _fixed_steps(stages, y0.reshape(-1), _ticks(times), grid, stats)
     walk = _AdaptiveWalk(stages, y0.shape, _ticks(times), settings, norm, stats)
     return walk.steps(y0.reshape(-1))
@@ -76,7 +76,7 @@ def _ticks(times: Tensor) -> list[Time]:
 
 
 def _fixed_steps(
-    stages: Stages, y: Tensor, ticks: list[Time], grid: list[Time], stats: SolveStats
+    stages: Stages, y: Tensor, ticks: list[Time], grid: Iterable[Time], stats: SolveStats
 ) -> Iterator[Accepted]:
     callbacks, reached = watchers(), 1
     for t, end in pairwise(grid):

@@ -1,7 +1,7 @@
 """What a backend is given: one tensor, a norm over it, and the grid of fixed steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.registry import TensorField
+
+PIECE = 4096  # step ends of a fixed-step method that are made at once, or nearly as many again
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,19 @@ def rms(error: Tensor) -> Tensor:
 
 
 def fixed_grid(times: Tensor, settings: SolverSettings, stats: SolveStats) -> Tensor:
-    """Return the step ends of a fixed-step method.
+    """Return the step ends of a fixed-step method as one tensor, ``(steps + 1,)``.
+
+    Arguments and values are those of `grid_pieces`.
+    """
+    return torch.cat(list(grid_pieces(times, settings, stats)))
+
+
+def grid_pieces(times: Tensor, settings: SolverSettings, stats: SolveStats) -> Iterator[Tensor]:
+    """Yield the step ends of a fixed-step method, some thousands at a time.
 
     Every output interval is split into ceil(length / step_size) equal steps, so that the output
-    times, which the grid holds exactly, are never interpolated.
+    times, which the grid holds exactly, are never interpolated. A solve that stores no steps thus
+    holds a few thousand of its times, be it a million steps long.
 
     Args:
         times: Output times, ``(time,)``.
@@ -68,7 +79,10 @@ def fixed_grid(times: Tensor, settings: SolverSettings, stats: SolveStats) -> Te
         stats: Steps taken before, which count against ``max_steps``.
 
     Returns:
-        Times ``(steps + 1,)``, differentiable with respect to ``times``.
+        Times, ``(steps + 1,)`` in all, differentiable with respect to ``times``.
+
+    Raises:
+        SolverFailed: If there are too many; at once, not when the first is asked for.
     """
     counts = _steps_per_interval(times, settings.step_size)
     if stats.steps + sum(counts) > settings.max_steps:
@@ -80,11 +94,24 @@ def fixed_grid(times: Tensor, settings: SolverSettings, stats: SolveStats) -> Te
             abs(end - start) / sum(counts),
             stats.steps,
         )
-    pieces = [
-        start + (end - start) * (torch.arange(n, dtype=times.dtype, device=times.device) / n)
-        for start, end, n in zip(times[:-1], times[1:], counts, strict=True)
-    ]
-    return torch.cat([*pieces, times[-1:]])
+    return _pieces(times, counts)
+
+
+def _pieces(times: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
+    held: list[Tensor] = []
+    count = 0
+    for start, end, n in zip(times[:-1], times[1:], counts, strict=True):
+        for first in range(0, n, PIECE):
+            places = torch.arange(
+                first, min(first + PIECE, n), dtype=times.dtype, device=times.device
+            )
+            held.append(start + (end - start) * (places / n))
+            count += len(places)
+            # Many short intervals make one piece: on a GPU the host waits for each.
+            if count >= PIECE:
+                yield torch.cat(held)
+                held, count = [], 0
+    yield torch.cat([*held, times[-1:]])
 
 
 def _steps_per_interval(times: Tensor, step_size: float | None) -> list[int]:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_modules.solvers import SolverFailed, SolverSettings, Step, odeint, watch_steps
+from lightning_modules.solvers import (
+    SolverFailed,
+    SolverSettings,
+    SolveStats,
+    Step,
+    odeint,
+    state,
+    watch_steps,
+)
 from lightning_modules.solvers.stepping import BufferedStages, GraphStages
 from lightning_modules.solvers.tableaus import TABLEAUS
 
@@ -282,3 +290,43 @@ def test_one_norm_over_everything_takes_other_steps_than_the_largest_of_each() -
         cost[norm] = solution.stats.nfe_backward
     # The parameters' errors are small and many: one mean over all is the looser demand.
     assert cost["rms"] < cost["per_tensor"]
+
+
+@pytest.mark.parametrize("ticks", [[0.1, 0.7, 3.3], [2.0, -1.0, -1.3]], ids=["on", "back"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_step_ends_that_are_made_in_pieces_are_those_that_are_made_at_once(
+    ticks: list[float], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = torch.tensor(ticks, dtype=dtype)
+    settings = native("euler", step_size=0.01)
+    whole = list(state.grid_pieces(times, settings, SolveStats()))
+    assert len(whole) == 1
+    monkeypatch.setattr(state, "PIECE", 7)
+    pieces = list(state.grid_pieces(times, settings, SolveStats()))
+    assert max(map(len, pieces)) < 3 * 7
+    assert torch.equal(torch.cat(pieces), whole[0])
+    assert torch.equal(state.fixed_grid(times, settings, SolveStats()), whole[0])
+
+
+def test_too_many_steps_are_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = native("euler", step_size=0.01, max_steps=99)
+    with pytest.raises(SolverFailed, match="needs 100 steps"):
+        state.grid_pieces(UNIT, settings, SolveStats())
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_solve_by_pieces_of_the_grid_gives_the_same_gradients(
+    gradient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients() -> list[Tensor]:
+        field, y0 = Decay(), torch.ones(2, dtype=torch.float64, requires_grad=True)
+        times = torch.linspace(0, 2, 4, dtype=torch.float64)
+        times.requires_grad_(gradient != "checkpoint")
+        settings = native("rk4", step_size=0.05, gradient=gradient)
+        wanted = (y0, field.k, *([times] if times.requires_grad else []))
+        return list(torch.autograd.grad(odeint(field, y0, times, settings).ys.sum(), wanted))
+
+    at_once = gradients()
+    monkeypatch.setattr(state, "PIECE", 5)
+    for one, other in zip(at_once, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-15)
