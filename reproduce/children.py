@@ -6,11 +6,12 @@ import sys
 from typing import Any
 
 
-def measured(**point: Any) -> dict[str, float]:
-    """Measure one point with ``python -m reproduce.point`` in a child process.
+def measured(module: str = "reproduce.point", **point: Any) -> dict[str, float]:
+    """Measure one point with ``python -m`` and the name of a module, in a child process.
 
     Args:
-        point: What to measure, as `reproduce.point` describes.
+        module: What measures: `reproduce.point`, or `reproduce.long_solve`.
+        point: What to measure, as that module describes.
 
     Returns:
         What it printed.
@@ -18,7 +19,7 @@ def measured(**point: Any) -> dict[str, float]:
     Raises:
         RuntimeError: If the child failed; the message has the point and its last line.
     """
-    command = [sys.executable, "-m", "reproduce.point", json.dumps(point)]
+    command = [sys.executable, "-m", module, json.dumps(point)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.timing": (),
     "reproduce.algorithm_1": (),
     "reproduce.allocator": (),
+    "reproduce.long_solve": ("lightning_modules", "reproduce.memory"),
     "reproduce.memory": (),
     "reproduce.sensitivities": (),
     "reproduce.random_fields": ("datamodules", "lightning_modules"),
@@ -198,7 +199,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.__main__": ("reproduce",),
 }
 WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")
-COMPOSITION_ROOTS = ("reproduce.train", "reproduce.point", "reproduce.__main__")
+COMPOSITION_ROOTS = (
+    "reproduce.train",
+    "reproduce.point",
+    "reproduce.long_solve",
+    "reproduce.__main__",
+)
 
 
 def _module(path: Path) -> str:
