@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class Cell(nn.Module):
@@ -32,13 +31,19 @@ class Cell(nn.Module):
             inputs: ``(time, series, inputs)``.
 
         Returns:
-            ``(time + 1, series, hidden)``.
+            ``(time + 1, series, hidden)``, differentiable once.
+
+        Raises:
+            ValueError: If the inputs do not fit the cell.
         """
         units, _ = self._scan(inputs)
         return (2 * units - 1).transpose(1, 2)
 
     def last(self, inputs: Tensor) -> Tensor:
-        """Return the units after the last of ``inputs`` alone, ``(series, hidden)``."""
+        """Return the units after the last of ``inputs`` alone, ``(series, hidden)``.
+
+        Arguments and errors as in `run`.
+        """
         _, last = self._scan(inputs)
         return (2 * last - 1).T
 
@@ -46,9 +51,21 @@ class Cell(nn.Module):
         """Go through a sequence in s = (h + 1) / 2, whose next value is one product away.
 
         tanh(x) = 2 σ(2x) - 1, so s' = σ(4 V s + 2 W u + 2 b - 2 V 1): a product of one matrix with
-        the column [s, u, 1]. On a CPU σ costs a sixth of tanh.
+        the column [s, u, 1]. On a CPU, in float32, σ costs a sixth of tanh. The price is absolute
+        rounding: h comes out of differences of numbers of the size of 1 and of V, so units and
+        weights far from that size lose digits that the loop would keep.
         """
         memory = self.memory.weight
+        if inputs.ndim != 3 or inputs.shape[2] != self.into.in_features:
+            raise ValueError(
+                f"The inputs are {tuple(inputs.shape)}; this cell takes "
+                f"(time, series, {self.into.in_features})."
+            )
+        if inputs.dtype != memory.dtype or inputs.device != memory.device:
+            raise ValueError(
+                f"The inputs are {inputs.dtype} on {inputs.device}, the weights {memory.dtype} on "
+                f"{memory.device}. Move one to the other."
+            )
         offset = 2 * (self.into.bias - memory.sum(dim=1))
         matrix = torch.cat([4 * memory, 2 * self.into.weight, offset.unsqueeze(1)], dim=1)
         units, last = _Scan.apply(inputs, matrix)
@@ -79,28 +96,41 @@ class _Scan(torch.autograd.Function):
         return units, units[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(
         ctx: Any, grad_units: Tensor | None, grad_last: Tensor | None
-    ) -> tuple[Tensor | None, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "A recurrent run is differentiable once: its gradient has no graph, so "
+                "create_graph=True cannot be had. Take the cell step by step instead."
+            )
         columns, matrix = ctx.saved_tensors
-        hidden, steps = len(matrix), len(columns) - 1
-        pulled = matrix[:, :hidden].T
-        to_inputs = matrix[:, hidden:-1].T if ctx.needs_input_grad[0] else None
-        grad_inputs: list[Tensor] = []
-        grad_matrix = torch.zeros_like(matrix)
-        grad = grad_last
-        for k in range(steps, 0, -1):
-            if grad_units is not None:
-                grad = grad_units[k] if grad is None else grad + grad_units[k]
-            assert grad is not None
-            kappa = torch.ops.aten.sigmoid_backward(grad, columns[k, :hidden])
-            grad_matrix.addmm_(kappa, columns[k - 1].T)
-            if to_inputs is not None:
-                grad_inputs.append((to_inputs @ kappa).T)
-            grad = pulled @ kappa
-        if to_inputs is None:
-            return None, grad_matrix
-        if not steps:
-            return columns.new_zeros(0, columns.shape[2], len(to_inputs)), grad_matrix
-        return torch.stack(grad_inputs[::-1]), grad_matrix
+        if grad_units is None and grad_last is None:
+            return None, None
+        with torch.autocast(columns.device.type, enabled=False):
+            return _back(columns, matrix, grad_units, grad_last, inputs=ctx.needs_input_grad[0])
+
+
+def _back(
+    columns: Tensor,
+    matrix: Tensor,
+    grad_units: Tensor | None,
+    grad_last: Tensor | None,
+    *,
+    inputs: bool,
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients by the inputs, if they are asked for, and by the matrix."""
+    hidden, steps = len(matrix), len(columns) - 1
+    pulled, to_inputs = matrix[:, :hidden].T, matrix[:, hidden:-1].T
+    grad_matrix = torch.zeros_like(matrix)
+    grad_inputs = columns.new_zeros(steps, columns.shape[2], len(to_inputs)) if inputs else None
+    grad = columns.new_zeros(hidden, columns.shape[2]) if grad_last is None else grad_last
+    for k in range(steps, 0, -1):
+        if grad_units is not None:
+            grad = grad + grad_units[k]
+        kappa = torch.ops.aten.sigmoid_backward(grad, columns[k, :hidden])
+        grad_matrix.addmm_(kappa, columns[k - 1].T)
+        if grad_inputs is not None:
+            grad_inputs[k - 1] = (to_inputs @ kappa).T
+        grad = pulled @ kappa
+    return grad_inputs, grad_matrix

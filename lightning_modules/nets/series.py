@@ -89,7 +89,7 @@ class Series(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether every series was observed at all times."""
+        """Whether every series was observed at all times, if they are in order (`checked`)."""
         return self.seen.shape[1] == len(self.times)
 
     @property

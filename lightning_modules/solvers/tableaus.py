@@ -58,7 +58,8 @@ class ButcherTableau:
     def weights_at_all(self, xs: Sequence[float]) -> Tensor:
         """Return w_i at several x, ``(len(xs), s)`` in float64."""
         assert self.interpolant is not None
-        x, total = torch.tensor(xs, dtype=torch.float64).unsqueeze(1), torch.zeros(())
+        x = torch.tensor(xs, dtype=torch.float64, device="cpu").unsqueeze(1)
+        total = torch.zeros_like(x)
         for coefficients in reversed(_by_power(self.interpolant)):
             total = (total + coefficients) * x
         return total
@@ -67,7 +68,7 @@ class ButcherTableau:
 @cache
 def _by_power(interpolant: tuple[Row, ...]) -> tuple[Tensor, ...]:
     """Return the coefficients of x, x², …, each ``(s,)`` in float64."""
-    return torch.tensor(interpolant, dtype=torch.float64).unbind(dim=1)
+    return torch.tensor(interpolant, dtype=torch.float64, device="cpu").unbind(dim=1)
 
 
 def _polynomial(row: Row, x: Any) -> Any:

@@ -74,8 +74,48 @@ def test_inputs_that_need_no_gradient_get_none(cell: Cell) -> None:
     assert all(p.grad is not None and bool(p.grad.any()) for p in cell.parameters())
 
 
-def test_units_stay_right_to_rounding_where_the_cell_saturates() -> None:
+def test_units_of_a_drawn_cell_stay_right_to_rounding_where_it_saturates() -> None:
     torch.manual_seed(0)
     cell = Cell(3, 5)
     inputs = 50 * torch.randn(6, 4, 3)
     torch.testing.assert_close(cell.run(inputs), _one_by_one(cell, inputs), rtol=0, atol=2e-6)
+
+
+def test_gradients_agree_with_finite_differences(cell: Cell) -> None:
+    assert torch.autograd.gradcheck(cell.run, _inputs(4))
+    assert torch.autograd.gradcheck(cell.last, _inputs(4))
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong(cell: Cell) -> None:
+    inputs = _inputs()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(cell.last(inputs).sum(), inputs, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (torch.zeros(7, 4, 2).double(), r"\(7, 4, 2\); this cell takes \(time, series, 3\)"),
+        (torch.zeros(7, 4, 4).double(), "this cell takes"),
+        (torch.zeros(4, 3).double(), "this cell takes"),
+        (torch.zeros(7, 4, 3), "float32 on cpu, the weights torch.float64"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_cell_are_refused(
+    cell: Cell, inputs: Tensor, said: str
+) -> None:
+    for call in (cell.run, cell.last):
+        with pytest.raises(ValueError, match=said):
+            call(inputs)
+
+
+def test_backward_under_autocast_keeps_its_precision() -> None:
+    torch.manual_seed(0)
+    cell = Cell(3, 5)
+    loss = cell.last(_inputs().detach().float()).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = torch.autograd.grad(loss, list(cell.parameters()), retain_graph=True)
+    for inside, outside in zip(
+        rounded, torch.autograd.grad(loss, list(cell.parameters())), strict=True
+    ):
+        torch.testing.assert_close(inside, outside, rtol=1e-6, atol=1e-7)

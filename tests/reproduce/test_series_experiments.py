@@ -348,7 +348,9 @@ def test_steps_are_timed_beside_the_example_and_solve_the_same(tmp_path: Path) -
 
 def test_the_examples_step_reaches_every_weight_and_changes_none() -> None:
     batch = Spirals(points=20, grid=20, future=2, test_size=6, data_seed=0).fixed("test")[:3]
-    step = latent_step._example(batch, latent_step._example_field())
+    model = latent_step._model("native")
+    field = latent_step._example_field(model)
+    step = latent_step._example(batch, torch.randn(6, 4), field, model)
     cells = [c.cell_contents for c in step.__closure__ or ()]
     weights = [w for m in cells if isinstance(m, nn.Module) for w in m.parameters()]
     before = [w.detach().clone() for w in weights]
