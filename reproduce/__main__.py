@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -42,14 +42,17 @@ NOT_TO_SET = {
 }
 
 
+OF_TRAININGS = ("seeds", "epochs", "set", "devices_per_run")
+
+
 class UsageError(ValueError):
     """The command line asks for something that does not exist."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; neither torch nor Lightning is imported for it."""
-    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
-    lines += [f"  {name:<10}{claim(name)}" for name in names()]
+    texts = VERBS | {name: claim(name) for name in names()}
+    lines = [f"  {name:<{_column(texts)}}{text}" for name, text in texts.items()]
     parser = argparse.ArgumentParser(
         prog="python -m reproduce",
         description="Regenerates the tables and figures of Neural Ordinary Differential Equations "
@@ -94,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_ranks()
         return _dispatch(arguments, list(argv) if argv is not None else sys.argv[1:])
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished trainings are kept; the same command goes on.", flush=True)
+        print(
+            "\nInterrupted. Written rows are kept; the same command goes on with trainings and "
+            "measures anew.",
+            flush=True,
+        )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _column(texts: Iterable[str]) -> int:
+    return max(map(len, texts)) + 2
+
+
 def _stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
@@ -115,7 +126,7 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
     targets: list[str] = [target.replace("-", "_") for target in arguments.targets]
     if targets == ["list"]:
         for name in names():
-            print(f"{name:<12}{claim(name)}")
+            print(f"{name:<{_column(names())}}{claim(name)}")
         return 0
     comparing = targets[0] == "compare"
     if comparing:
@@ -125,13 +136,28 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         _check_name(name)
     _check_numbers(arguments)
     if comparing:
+        _check_flags(arguments, "compare", ("seed", *OF_TRAININGS))
         from reproduce import printout
 
         for name in chosen:
             printout.stored(name, arguments.out, arguments.profile)
         printout.verdicts(None if targets == ["all"] else chosen, arguments.out)
         return 0
+    # All of them before the first, which may take hours.
+    for name in chosen:
+        module = importlib.import_module(f"reproduce.experiments.{name}")
+        _check_flags(arguments, name, () if module.TRAINS else OF_TRAININGS)
+        seeded = getattr(module, "SEEDED", module.TRAINS)
+        _check_flags(arguments, name, () if seeded else ("seed",))
     return max(_reproduce(name, arguments, argv) for name in chosen)
+
+
+def _check_flags(arguments: argparse.Namespace, name: str, unread: Sequence[str]) -> None:
+    """Refuse flags that a target does not read."""
+    given = [f for f in unread if getattr(arguments, f) not in (None, [])]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(f"{name} reads no --{flag}. Leave it out, or name other targets.")
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -140,13 +166,6 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     from reproduce.jobs import BadSettings
 
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    of_trainings = ("seeds", "epochs", "set", "devices_per_run")
-    if not module.TRAINS and any(getattr(arguments, flag) for flag in of_trainings):
-        raise UsageError(
-            f"{name} trains nothing and reads no --seeds, --epochs, --set or --devices-per-run."
-        )
-    if arguments.seed is not None and not getattr(module, "SEEDED", module.TRAINS):
-        raise UsageError(f"{name} draws no random numbers of its own and reads no --seed.")
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
@@ -161,9 +180,16 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{re.sub('[^A-Za-z0-9.=]+', '_', ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
-    for part, drawn in _figures(module, rows, path.parent).items():
+    try:
+        drawings = _figures(module, rows, path.parent)
+        frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
+    except LookupError as error:
+        raise UsageError(
+            f"{path} lacks rows that the figure needs, the first of them {error}; an interrupted "
+            "run leaves such files. Run the command again without --report-only."
+        ) from error
+    for part, drawn in drawings.items():
         plotting.save(drawn, figure.with_name(f"{figure.name}-{part}" if part else figure.name))
-    frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
     if frames is not None:
         plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
     printout.comparison(name, rows)

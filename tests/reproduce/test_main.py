@@ -11,7 +11,11 @@ import pytest
 
 from reproduce import provenance, records, train
 from reproduce.__main__ import build_parser, main
+from reproduce.catalogue import names
+from reproduce.context import Context
 from reproduce.experiments import table1
+from reproduce.jobs import BadSettings
+from reproduce.records import Record
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -28,11 +32,13 @@ README = Path(__file__).parents[2] / "README.md"
         (["table1", "--set", "data.root=x"], "use --data-root"),
         (["table1", "--set", "data.init_args.root=x"], "use --data-root"),
         (["table1", "--set", "model.stem=[1"], "no YAML value"),
-        (["step-time", "--devices-per-run", "2"], "reads no --seeds"),
+        (["step-time", "--devices-per-run", "2"], "reads no --devices-per-run"),
         (["table1", "--devices-per-run", "0"], "--devices-per-run 0"),
         (["list", "table1"], "stands alone"),
         (["step_time", "--seeds", "3"], "reads no --seeds"),
         (["step_time", "--seed", "3"], "reads no --seed"),
+        (["table1", "step_time", "--seed", "3"], "step_time reads no --seed"),
+        (["compare", "decay", "--seed", "3"], "compare reads no --seed"),
         (["table1", "--seed", "-1"], "--seed -1"),
         (["table1", "--seed", "1", "--seeds", "2"], "give one of them"),
     ],
@@ -63,10 +69,52 @@ def test_a_rank_of_a_distributed_job_is_refused(
     assert "rank" in capsys.readouterr().err
 
 
+def test_a_figure_that_lacks_its_rows_is_one_line_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = records.read(README.parent / "results" / "decay" / "short.csv")
+    half = [row for row in shipped if row.row == "euler"]
+    records.append(tmp_path / "decay" / "short.csv", half)
+    given = ["decay", "--profile", "short", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*given, "--report-only"]) == 2
+    shown = capsys.readouterr().err
+    assert "without --report-only" in shown
+    assert shown.count("\n") == 1
+
+
+def test_one_seed_is_asked_for_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def run(ctx: Context) -> list[Record]:
+        asked.append(ctx.seeds)
+        raise BadSettings("enough")
+
+    monkeypatch.setattr("reproduce.experiments.spiral.run", run)
+    given = ["spiral", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    for flags in (["--seed", "7"], ["--seeds", "2"], []):
+        assert main([*given, *flags]) == 2
+    assert asked == [(7,), (0, 1), (0,)]
+
+
+def test_only_the_rows_of_the_seed_asked_for_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = records.read(README.parent / "results" / "adaptive_error" / "short.csv")
+    records.append(tmp_path / "adaptive_error" / "short.csv", shipped)
+    given = ["adaptive-error", "--profile", "short", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*given, "--report-only", "--seed", "3"]) == 0
+    assert "1 seed, short" in capsys.readouterr().out
+    assert main([*given, "--report-only", "--seed", "77"]) == 2
+    assert "no rows of seed 77" in capsys.readouterr().err
+
+
 def test_list_tells_every_experiment_with_its_claim(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    assert "table1" in (shown := capsys.readouterr().out)
-    assert "ODE-Net" in shown
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("table1  ") and "ODE-Net" in line for line in shown)
+    assert all(line.split("  ")[0] in names() for line in shown)
 
 
 @pytest.fixture(scope="module")
