@@ -51,8 +51,8 @@ SHARE, MOST_GIB = 0.5, 16.0
 PROFILES = {
     "smoke": Profile({"most": 1000}, seeds=1, minutes=0.4),
     "quick": Profile({"most": 10_000}, seeds=1, minutes=0.6),
-    "short": Profile({"most": MILLION}, seeds=1, minutes=8),
-    "paper": Profile({"most": MILLION}, seeds=1, minutes=8),
+    "short": Profile({"most": MILLION}, seeds=1, minutes=10),
+    "paper": Profile({"most": MILLION}, seeds=1, minutes=10),
 }
 
 
@@ -127,9 +127,11 @@ def plot(records: list[Record]) -> "Figure":
         for axes, what in ((left, "memory (MiB)"), (right, "processor time (s)")):
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xlim(7, 2.5e6)
+            axes.set_xticks(SIZES)
             axes.set_xlabel("steps")
             axes.set_ylabel(what)
+        left.set_xlim(7, 5e7)  # what would be needed is written beside
+        right.set_xlim(7, 2.5e6)
         right.legend(loc="upper left")
         figure.suptitle("Gradient through Euler steps of a small network, state of 16 KiB")
     return figure
@@ -247,8 +249,8 @@ def _draw(
             markevery=[1],
             markerfacecolor="none",
         )
-        text = f"would need {needed / 1024:.0f} GiB"
-        axes.annotate(text, (MILLION, needed), (-10, 0), textcoords="offset points", ha="right")
+        text = f"would need\n{needed / 1024:.0f} GiB"
+        axes.annotate(text, (MILLION, needed), (10, 0), textcoords="offset points", va="center")
 
 
 def _limit(axes: "Axes", values: dict[tuple[str, str], float]) -> None:

@@ -119,7 +119,7 @@ def test_what_would_need_too_much_is_not_begun_and_says_what_it_would_need(
     assert _claim(rows) == "holds"
     figure = million_steps.plot(rows)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["would need 48 GiB", "would need 16 GiB", "12.0 GiB may be taken"]
+    assert texts == ["would need\n48 GiB", "would need\n16 GiB", "12.0 GiB may be taken"]
     assert list(million_steps.table(rows).index) == [*million_steps.ROWS, "direct_small"]
 
 
