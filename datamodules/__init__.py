@@ -6,7 +6,7 @@ from datamodules.dynamics import NoSolution, System, Windows, find_system, sprin
 from datamodules.events import PoissonEvents
 from datamodules.mnist import MNIST
 from datamodules.spirals import Spirals
-from datamodules.springs import SpringObservations
+from datamodules.three_bodies import SpringObservations
 
 __all__ = [
     "MNIST",

@@ -70,7 +70,7 @@ def course(
         data.times, data.observed[:, 0], ".", color="#000000", markersize=5, label="observations"
     )
     axes.set_xlim(0, data.span + data.future)
-    half = 1.5 * float(truth.abs().max())
+    half = 1.9 * float(truth.abs().max())
     axes.set_ylim(-half, half)
 
 
@@ -111,31 +111,34 @@ def recovered(axes: Axes, true: Sequence[float], found: Sequence[float], sd: lis
             capsize=3,
             label=kind,
         )
-    axes.set_aspect("equal")
     axes.set_xlabel("true")
     axes.set_ylabel("recovered, ± 2 standard errors")
     axes.legend(loc="upper left")
 
 
-def errors_of_numbers(axes: Axes, z: Sequence[float], seed: int) -> None:
-    """Show the errors of the 18 numbers of one seed in units of their standard errors."""
+def errors_of_numbers(axes: Axes, errors: dict[int, list[float]]) -> None:
+    """Show the errors of the 18 numbers in units of their standard errors.
+
+    Args:
+        axes: Where.
+        errors: Of each seed, in the order of ``NUMBERS``.
+    """
     from reproduce.plotting import OKABE_ITO
 
-    places = range(len(NUMBERS))
-    if not axes.lines:
-        for height, shade in ((2, "#EEEEEE"), (1, "#DDDDDD")):
-            axes.axhspan(-height, height, color=shade, zorder=0)
-        axes.set_xticks(places, SYMBOLS)
-        axes.set_xlabel("number")
-        axes.set_ylabel("error / standard error")
-        axes.grid(False)
-    colour, mark = SEEDS[seed % len(SEEDS)]
-    shift = 0.12 * (seed % len(SEEDS) - 2)
-    at = [place + shift for place in places]
-    look: dict[str, Any] = {"color": OKABE_ITO[colour], "markersize": 6, "label": f"seed {seed}"}
-    axes.plot(at, z, mark, **look)
-    axes.set_ylim(-max(3.5, 1.1 * max(map(abs, z))), max(3.5, 1.1 * max(map(abs, z))))
-    axes.legend(loc="lower left", ncols=5, fontsize=10, handletextpad=0.1, columnspacing=1.0)
+    for height, shade in ((2, "#EEEEEE"), (1, "#DDDDDD")):
+        axes.axhspan(-height, height, color=shade, zorder=0)
+    for k, (seed, values) in enumerate(errors.items()):
+        colour, mark = SEEDS[k % len(SEEDS)]
+        places = [place + 0.12 * (k - (len(errors) - 1) / 2) for place in range(len(NUMBERS))]
+        look: dict[str, Any] = {"color": OKABE_ITO[colour], "markersize": 6}
+        axes.plot(places, values, mark, label=f"seed {seed}", **look)
+    most = max(3.5, *(1.15 * abs(value) for values in errors.values() for value in values))
+    axes.set_ylim(-most, most)
+    axes.set_xticks(range(len(NUMBERS)), SYMBOLS)
+    axes.set_xlabel("number")
+    axes.set_ylabel("error / standard error")
+    axes.grid(False)
+    axes.legend(loc="lower left", ncols=5, fontsize=11, handletextpad=0.1, columnspacing=1.0)
 
 
 def growth(axes: Axes, data: SpringObservations) -> None:
