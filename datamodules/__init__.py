@@ -2,10 +2,11 @@
 
 from datamodules._files import DataUnavailable
 from datamodules.densities import BaseNoise, PlaneData
-from datamodules.dynamics import NoSolution, System, Windows, find_system
+from datamodules.dynamics import NoSolution, System, Windows, find_system, springs
 from datamodules.events import PoissonEvents
 from datamodules.mnist import MNIST
 from datamodules.spirals import Spirals
+from datamodules.three_bodies import SpringObservations
 
 __all__ = [
     "MNIST",
@@ -15,7 +16,9 @@ __all__ = [
     "PlaneData",
     "PoissonEvents",
     "Spirals",
+    "SpringObservations",
     "System",
     "Windows",
     "find_system",
+    "springs",
 ]

@@ -1,6 +1,7 @@
 """Known systems, solved by SciPy far more exactly than by any solver under test, and windows."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -116,6 +117,52 @@ def _spiral(t: float, y: Array) -> Array:
 # Source: rtqichen/torchdiffeq, examples/ode_demo.py.
 SPIRAL = System("spiral", _spiral, (2.0, 0.0))
 SYSTEMS = {system.name: system for system in (SPIRAL,)}
+
+
+def springs(stiffness: Sequence[float], rest_lengths: Sequence[float]) -> System:
+    """Return three bodies of mass 1 in the plane, each pair joined by a spring (Hooke's law).
+
+    A state is the positions (x₁, y₁, x₂, y₂, x₃, y₃), then the velocities in the same order. A
+    spring of stiffness k and rest length l between bodies r apart pulls both by k (r - l) along
+    the line between them. Energy, momentum and angular momentum are conserved. The default
+    initial state is at rest: the triangle of the rest lengths around the origin.
+
+    Args:
+        stiffness: k of the springs 1-2, 1-3 and 2-3.
+        rest_lengths: l of the same.
+
+    Raises:
+        ValueError: If they are not three positive numbers each, or the lengths make no triangle.
+    """
+    for name, values in (("stiffness", stiffness), ("rest_lengths", rest_lengths)):
+        if len(values) != 3 or not all(0 < value < math.inf for value in values):
+            raise ValueError(
+                f"{name} is {list(values)}; give three finite numbers above 0, for the springs "
+                "1-2, 1-3 and 2-3."
+            )
+    first, second, third = rest_lengths
+    if 2 * max(rest_lengths) >= sum(rest_lengths):
+        raise ValueError(
+            f"rest_lengths is {list(rest_lengths)}, which are the sides of no triangle. Give "
+            "three of which none is as long as the other two together."
+        )
+    along = (first**2 + second**2 - third**2) / (2 * first)
+    corners = np.array([[0.0, 0.0], [first, 0.0], [along, math.sqrt(second**2 - along**2)]])
+    corners -= corners.mean(axis=0)
+    joined = list(zip(((0, 1), (0, 2), (1, 2)), stiffness, rest_lengths, strict=True))
+
+    def field(t: float, y: Array) -> Array:
+        x = y[..., :6].reshape(*y.shape[:-1], 3, 2)
+        slopes = np.zeros_like(x)
+        for (i, j), k, rest in joined:
+            apart = x[..., j, :] - x[..., i, :]
+            length = np.sqrt(np.square(apart).sum(axis=-1, keepdims=True))
+            pulled = k * (length - rest) * apart / length
+            slopes[..., i, :] += pulled
+            slopes[..., j, :] -= pulled
+        return np.concatenate([y[..., 6:], slopes.reshape(*y.shape[:-1], 6)], axis=-1)
+
+    return System("springs", field, (*corners.ravel().tolist(), *[0.0] * 6))
 
 
 def find_system(name: str) -> System:

@@ -2,6 +2,7 @@
 
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.density import DensityModel
+from lightning_modules.path import PathModel
 from lightning_modules.point_process import PointProcessModel
 from lightning_modules.trajectories import TrajectoryModel
 from lightning_modules.vector_field import VectorFieldModel
@@ -9,6 +10,7 @@ from lightning_modules.vector_field import VectorFieldModel
 __all__ = [
     "DensityModel",
     "ImageClassifier",
+    "PathModel",
     "PointProcessModel",
     "TrajectoryModel",
     "VectorFieldModel",

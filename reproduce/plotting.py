@@ -62,6 +62,9 @@ NAMES = {
     "path": "whole path, direct",
     "authors": "authors' example",
     "end_off_by_one": "end point, off by one",
+    "physics": "18 numbers",
+    "neural_ode": "Neural ODE",
+    "network": "network of time",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -118,6 +121,9 @@ LOOKS = {
     "path": ("vermillion", "$\\mathrm{w}$"),
     "authors": ("black", "$\\mathrm{a}$"),
     "end_off_by_one": ("purple", "$\\mathrm{s}$"),
+    "physics": ("blue", "$\\mathrm{k}$"),
+    "neural_ode": ("vermillion", "$\\mathrm{f}$"),
+    "network": ("black", "$\\mathrm{t}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.

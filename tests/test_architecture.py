@@ -73,6 +73,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.phase_portraits",
     ),
     "reproduce.phase_portraits": ("lightning_modules",),
+    "reproduce.three_bodies": (
+        "datamodules",
+        "lightning_modules",
+        "reproduce.jobs",
+        "reproduce.records",
+        "reproduce.weights",
+    ),
+    "reproduce.three_body_panels": (
+        "datamodules",
+        "reproduce.plotting",
+        "reproduce.three_bodies",
+    ),
     "reproduce.trained_fields": (
         "lightning_modules",
         "reproduce.evidence",
@@ -170,6 +182,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.residual_paths",
         "reproduce.series_protocol",
         "reproduce.spiral_panels",
+        "reproduce.three_bodies",
+        "reproduce.three_body_panels",
         "reproduce.trained_fields",
         "reproduce.trained_series",
         "reproduce.trained_flows",
