@@ -32,6 +32,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.memory": (),
     "reproduce.sensitivities": (),
     "reproduce.random_fields": ("datamodules", "lightning_modules"),
+    "reproduce.references": ("lightning_modules",),
     "reproduce.residual_paths": ("lightning_modules",),
     "reproduce.trained": (
         "lightning_modules",
@@ -167,6 +168,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.peers",
         "reproduce.phase_portraits",
         "reproduce.random_fields",
+        "reproduce.references",
         "reproduce.residual_paths",
         "reproduce.series_protocol",
         "reproduce.spiral_panels",
