@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.sensitivities": (),
     "reproduce.random_fields": ("datamodules", "lightning_modules"),
     "reproduce.references": ("lightning_modules",),
+    "reproduce.rmsprop": (),
     "reproduce.residual_paths": ("lightning_modules",),
     "reproduce.trained": (
         "lightning_modules",
@@ -41,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.evidence",
         "reproduce.weights",
     ),
+    "reproduce.bullet_flights": ("lightning_modules", "reproduce.references"),
     "reproduce.children": (),
     "reproduce.closed_forms": (),
     "reproduce.digits": ("datamodules",),
@@ -156,6 +158,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "reproduce.experiments": (
         "reproduce.algorithm_1",
+        "reproduce.bullet_flights",
         "reproduce.children",
         "reproduce.closed_forms",
         "reproduce.digits",
@@ -170,6 +173,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.random_fields",
         "reproduce.references",
         "reproduce.residual_paths",
+        "reproduce.rmsprop",
         "reproduce.series_protocol",
         "reproduce.spiral_panels",
         "reproduce.trained_fields",
