@@ -34,6 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.random_fields": ("datamodules", "lightning_modules"),
     "reproduce.references": ("lightning_modules",),
     "reproduce.rmsprop": (),
+    "reproduce.toy_paths": ("lightning_modules",),
     "reproduce.residual_paths": ("lightning_modules",),
     "reproduce.trained": (
         "lightning_modules",
@@ -183,6 +184,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.progress",
         "reproduce.sensitivities",
         "reproduce.statistics",
+        "reproduce.toy_paths",
         "reproduce.trained",
         "lightning_modules",
         "datamodules",
