@@ -8,7 +8,8 @@ Written to be read: fixed steps, torch and nothing else. `lightning_modules.solv
 adjoint to compute with.
 
 Source: Chen et al. (2018), "Neural Ordinary Differential Equations", arXiv 1806.07366, whose
-equation numbers stand beside the lines. Appendix C completes Algorithm 1 by the times.
+equation numbers stand beside the lines. Algorithm 1 itself begins with [z(t₁), dL/dz(t₁), 0];
+the fourth part, for the times, is that of the complete algorithm in its Appendix C.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def reverse(
             dz,  # Eq. 2
             by_z,  # Eq. 4
             *by_theta,  # Eq. 5
-            by_t,  # Eq. 52
+            by_t,  # Appendix B.2
         )
 
     a, grad_t0 = torch.zeros_like(zs[0]), torch.zeros_like(times[0])
@@ -93,8 +94,9 @@ def reverse(
     grad_times = torch.zeros_like(times)
     for i in range(len(times) - 1, 0, -1):
         a = a + grad_zs[i]  # the adjoint jumps where L depends on the state (Figure 2)
-        grad_times[i] = (grad_zs[i] * f(times[i], zs[i], *theta)).sum()  # Eq. 52
-        s = pack(zs[i], a, *grad_theta, grad_t0 - grad_times[i])  # s₀ of the printed algorithm
+        # Not all of a: another t_i is another point of the same curve, which moves no later state.
+        grad_times[i] = (grad_zs[i] * f(times[i], zs[i], *theta)).sum()  # Appendix B.2
+        s = pack(zs[i], a, *grad_theta, grad_t0 - grad_times[i])  # s₀ of Appendix C
         s = ode_solve(aug_dynamics, s, times[i], times[i - 1], steps, step)
         _, a, *grad_theta, grad_t0 = unpack(s, like)
     grad_times[0] = grad_t0

@@ -13,17 +13,21 @@ Rows:
 
 Metrics of the optimised rows:
 
-- `loss_0`, `loss_40`, `loss_100`: after so many updates.
-- `v0_1`, `v0_2`, `to_optimum`: v₀ after the last, and its distance from the best one.
+- `loss_<n>`: after n updates, for every second one.
+- `v0_1_<n>`, `v0_2_<n>`: v₀ after n updates, for every fourth one; `to_optimum`: distance of the
+  last from the best one.
 - `gradient_difference`: largest relative difference between both gradients at every tenth v₀ of
   the row. The equation is linear in its state, for which RK4 backwards is RK4 transposed: they
   differ by rounding alone, and so do the losses.
+- `backward_evaluations`: of the right-hand side in a backward solve, the same for each update: the
+  adjoint has one, of 99 steps of RK4; back-propagation has none.
 
 Metrics of `reference`: `end_1`, `end_2`, `loss`, `apex_1`, `apex_2` from (10, 10); the best
 velocity `v0_1`, `v0_2`, by one step of Newton's method, since the end is linear in v₀; its
 `best_apex_1`, `best_apex_2`; and `rk4_error`, how far RK4 on the grid misses the end.
 
-Beside the figure stands the flight after every fourth update as a movie (GIF).
+The figure and a movie (GIF) of the flight after every fourth update show the losses and the v₀ of
+the rows; only the flight from a v₀ is solved again.
 
 Deviations:
 
@@ -35,7 +39,6 @@ Deviations:
 """
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
@@ -49,37 +52,40 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    Update = Callable[[Tensor, Tensor], Tensor]
+    from lightning_modules.solvers.base import Gradient
+
+    Values = dict[tuple[str, str], float]
 
 PROTOCOL = 1
 TRAINS = False
-FIRST, TARGET = (10.0, 10.0), (2.0, 0.0)
-GRAVITY, DRAG = 10.0, 2.0
-END, POINTS = 1.5, 100
+FIRST = (10.0, 10.0)
 RATE, MOMENTUM = 0.02, 0.9
 UPDATES = 100
-NOTED = (0, 40, 100)
-DRAWN = (0, 10, 20, 30, 100)
-EVERY = 4  # updates from one frame of the movie to the next
-ROWS = ("direct", "adjoint", "direct_torch")
+EVERY, EVERY_FLIGHT = 2, 4  # updates from one kept loss, and one kept v₀, to the next
+DRAWN = (0, 12, 20, 32, 100)
+GRADIENTS: "dict[str, Gradient]" = {
+    "direct": "direct",
+    "adjoint": "adjoint",
+    "direct_torch": "direct",
+}
 LINES = {"direct": "-", "adjoint": (0, (1, 1.5)), "direct_torch": "--"}
 PROFILES = {name: Profile({}, 1, 0.6) for name in ("smoke", "quick", "short", "paper")}
 
 
 def run(ctx: Context) -> list[Record]:
     """Optimise every row; each is written as soon as it is found."""
+    from reproduce import bullet_flights
     from reproduce.progress import track
 
-    settings = {"rate": RATE, "momentum": MOMENTUM, "points": POINTS, "device": "cpu"}
-    budget = f"{UPDATES} updates, RK4 on {POINTS} times"
-    best = _best()
+    points = bullet_flights.POINTS
+    settings = {"rate": RATE, "momentum": MOMENTUM, "points": points, "device": "cpu"}
+    budget = f"{UPDATES} updates, RK4 on {points} times"
     records: list[Record] = []
-    for row in ("reference", *ROWS):
+    for row in ("reference", *GRADIENTS):
         if row == "reference":
             values = _reference()
         else:
-            course = _course(row, track(range(UPDATES), f"updates, {row}"))
-            values = _found(course, best)
+            values = _found(row, track(range(UPDATES), f"updates, {row}"))
         records += ctx.keep(
             "bullet", PROTOCOL, {row: values}, settings, budget=budget, unit=lambda metric: ""
         )
@@ -87,10 +93,14 @@ def run(ctx: Context) -> list[Record]:
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
-    """One line per metric, one column per row."""
+    """One line per metric, one column per row; of the course, what every twentieth update gave."""
     from reproduce.records import to_frame
 
-    frame = to_frame(records)
+    def shown(metric: str) -> bool:
+        course = metric.startswith(("loss_", "v0_1_", "v0_2_"))
+        return not course or int(metric.rpartition("_")[2]) % 20 == 0
+
+    frame = to_frame([r for r in records if shown(r.metric)])
     return frame.pivot_table(index="metric", columns="row", values="value", sort=False)
 
 
@@ -98,18 +108,17 @@ def plot(records: list[Record]) -> "Figure":
     """Flights over the optimisation, and the losses."""
     from reproduce import plotting
 
-    courses = {row: _redone(row) for row in ROWS}
+    values = {(r.row, r.metric): r.value for r in records}
     with plotting.style():
         figure, (left, right) = plotting.slide(1, 2)
         for place, n in enumerate(DRAWN):
-            _flight(
-                left, _states(courses["direct"][n]), f"{n}", 0.25 + 0.75 * place / (len(DRAWN) - 1)
-            )
+            _flight(left, _v0(values, "adjoint", n), f"{n}", 0.5 + 0.5 * place / (len(DRAWN) - 1))
         _scene(left)
-        left.set_title("flight after 0 to 100 updates, direct")
-        for row, course in courses.items():
+        left.set_title(f"flight after 0 to {DRAWN[-1]} updates, adjoint")
+        for row in GRADIENTS:
             look: dict[str, Any] = {**_look(row), "marker": "", "linewidth": 2.5}
-            right.plot([float(_missed(v0).square().sum()) for v0 in course], **look)
+            kept = range(0, UPDATES + 1, EVERY)
+            right.plot(kept, [values[row, f"loss_{n}"] for n in kept], **look)
         right.set_yscale("log")
         right.set_xlabel("update")
         right.set_ylabel("squared distance from the target")
@@ -119,21 +128,19 @@ def plot(records: list[Record]) -> "Figure":
 
 
 def movie(records: list[Record], folder: "Path") -> list["Figure"]:
-    """Return the flight after every few updates, with those before it."""
+    """Return the flight after every few updates of `adjoint`, with those before it."""
     from reproduce import plotting
 
-    course, frames = _redone("direct"), []
-    flights = [_states(v0) for v0 in course[::EVERY]]
-    for place, flight in enumerate(flights):
-        n = EVERY * place
+    values = {(r.row, r.metric): r.value for r in records}
+    kept, frames = range(0, UPDATES + 1, EVERY_FLIGHT), []
+    for place, n in enumerate(kept):
         with plotting.style():
             figure, axes = plotting.slide()
-            figure.set_size_inches(8.0, 4.5)
-            for earlier in flights[:place]:
-                _flight(axes, earlier, "", 0.15)
-            _flight(axes, flight, "", 1.0)
+            for earlier in kept[:place]:
+                _flight(axes, _v0(values, "adjoint", earlier), "", 0.25)
+            _flight(axes, _v0(values, "adjoint", n), "", 1.0)
             _scene(axes)
-            axes.set_title(f"after {n} updates: loss {_loss(course[n]):.2g}")
+            axes.set_title(f"after {n} updates: loss {values['adjoint', f'loss_{n}']:.2g}")
         frames.append(figure)
     return frames
 
@@ -147,186 +154,69 @@ def _look(row: str) -> dict[str, Any]:
     return {**plotting.method_style(row), "linestyle": LINES[row]}
 
 
-def _vector(*values: float) -> "Tensor":
-    import torch
+def _v0(values: "Values", row: str, n: int) -> "Tensor":
+    """Return the v₀ that a row has after some updates."""
+    from reproduce.bullet_flights import vector
 
-    return torch.tensor(values, dtype=torch.float64)
-
-
-@cache
-def _equation() -> "tuple[Tensor, Tensor]":
-    """Return A and b of s' = A s + b for the state (x, y, vx, vy)."""
-    import torch
-
-    a = torch.zeros(4, 4, dtype=torch.float64)
-    a[0, 2] = a[1, 3] = 1.0
-    a[2, 2] = a[3, 3] = -DRAG
-    return a, _vector(0.0, 0.0, 0.0, -GRAVITY)
-
-
-def _slopes(t: "Tensor", s: "Tensor") -> "Tensor":
-    """Return s' of states ``(4,)``."""
-    a, b = _equation()
-    return a @ s + b
-
-
-def _states(v0: "Tensor", gradient: str = "direct") -> "Tensor":
-    """Return the states on the grid by RK4, ``(time, 4)``, with one of the gradients."""
-    import torch
-
-    from lightning_modules.solvers import SolverSettings, odeint
-
-    times = torch.linspace(0, END, POINTS, dtype=torch.float64)
-    settings = SolverSettings("native", "rk4", gradient=gradient)  # type: ignore[arg-type]
-    return odeint(_slopes, torch.cat([_vector(0.0, 0.0), v0]), times, settings).ys
-
-
-def _gradient(v0: "Tensor", gradient: str) -> "Tensor":
-    """Return dL/dv₀."""
-    v0 = v0.detach().requires_grad_()
-    (_states(v0, gradient)[-1, :2] - _vector(*TARGET)).square().sum().backward()
-    assert v0.grad is not None
-    return v0.grad
-
-
-def _loss(v0: "Tensor") -> float:
-    """Return the loss by RK4."""
-    import torch
-
-    with torch.no_grad():
-        return float((_states(v0)[-1, :2] - _vector(*TARGET)).square().sum())
-
-
-def tensorflows_rmsprop() -> "Update":
-    """Return what takes v₀ and its gradient to the next v₀, as ``tf.train.RMSPropOptimizer``.
-
-    Source: TensorFlow 1's documentation and defaults: mean square from 1, decay 0.9, epsilon
-    1e-10 under the root; the rate is within the momentum.
-    """
-    mean_square, velocity = _vector(1.0, 1.0), _vector(0.0, 0.0)
-
-    def update(v0: "Tensor", gradient: "Tensor") -> "Tensor":
-        nonlocal mean_square, velocity
-        mean_square = 0.9 * mean_square + 0.1 * gradient.square()
-        velocity = MOMENTUM * velocity + RATE * gradient / (mean_square + 1e-10).sqrt()
-        return v0 - velocity
-
-    return update
-
-
-def torchs_rmsprop() -> "Update":
-    """Return the same by ``torch.optim.RMSprop``."""
-    import torch
-
-    held = torch.nn.Parameter(_vector(0.0, 0.0))
-    optimizer = torch.optim.RMSprop([held], lr=RATE, momentum=MOMENTUM)
-
-    def update(v0: "Tensor", gradient: "Tensor") -> "Tensor":
-        held.data, held.grad = v0.clone(), gradient
-        optimizer.step()
-        return held.detach().clone()
-
-    return update
+    return vector(*(values[row, f"v0_{i}_{n}"] for i in (1, 2)))
 
 
 def _descend(
     row: str, gradient: "Callable[[Tensor], Tensor]", updates: Iterable[int]
 ) -> "list[Tensor]":
     """Return v₀ before every update and after the last."""
-    update = torchs_rmsprop() if row == "direct_torch" else tensorflows_rmsprop()
-    course = [_vector(*FIRST)]
+    from reproduce import rmsprop
+    from reproduce.bullet_flights import vector
+
+    rule = rmsprop.torchs if row == "direct_torch" else rmsprop.tensorflows
+    update, course = rule(RATE, MOMENTUM), [vector(*FIRST)]
     for _ in updates:
         course.append(update(course[-1], gradient(course[-1])))
     return course
 
 
-def _course(row: str, updates: Iterable[int]) -> "list[Tensor]":
-    """Optimise a row by its own gradient."""
-    kind = row.partition("_")[0]
-    return _descend(row, lambda v0: _gradient(v0, kind), updates)
+def _found(row: str, updates: Iterable[int]) -> dict[str, float]:
+    """Optimise a row by its own gradient; return its course, and how far both are along it."""
+    from lightning_modules.solvers import collect_stats
+    from reproduce import bullet_flights
+    from reproduce.references import relative
 
-
-@cache
-def _grid_map() -> "tuple[Tensor, Tensor]":
-    """Return M and c of M v₀ + c, by how much RK4 on the grid misses the target."""
-    import torch
-
-    with torch.no_grad():
-        still = _states(_vector(0.0, 0.0))[-1, :2]
-        units = torch.eye(2, dtype=torch.float64)
-        moved = torch.stack([_states(unit)[-1, :2] - still for unit in units], dim=1)
-    return moved, still - _vector(*TARGET)
-
-
-def _missed(v0: "Tensor") -> "Tensor":
-    moved, still = _grid_map()
-    return moved @ v0 + still
-
-
-def _redone(row: str) -> "list[Tensor]":
-    """Return the optimisation again, at once."""
-    return _descend(row, lambda v0: 2 * _missed(v0) @ _grid_map()[0], range(UPDATES))
-
-
-def _found(course: "list[Tensor]", best: "Tensor") -> dict[str, float]:
-    """Return what became of an optimisation, and how far both gradients are along it."""
-    values = {f"loss_{n}": _loss(course[n]) for n in NOTED}
-    values |= {f"v0_{i + 1}": float(course[-1][i]) for i in (0, 1)}
-    apart = []
-    for v0 in course[::10]:
-        direct, adjoint = _gradient(v0, "direct"), _gradient(v0, "adjoint")
-        apart.append(float((direct - adjoint).abs().max() / direct.abs().max()))
-    to_optimum = float((course[-1] - best).norm())
-    return values | {"to_optimum": to_optimum, "gradient_difference": max(apart)}
-
-
-def _at(v0: "Tensor", t: float) -> "Tensor":
-    """Return the state at a time, by dopri8 at 1e-12."""
-    import torch
-
-    from lightning_modules.solvers import SolverSettings, odeint
-
-    tight = SolverSettings("native", "dopri8", rtol=1e-12, atol=1e-12)
-    start = torch.cat([_vector(0.0, 0.0), v0])
-    return odeint(_slopes, start, _vector(0.0, t), tight).ys[-1]
-
-
-def _best() -> "Tensor":
-    """Return the v₀ that hits: one step of Newton's method, with the Jacobian by autograd."""
-    import torch
-
-    v0 = _vector(*FIRST)
-    jacobian = torch.autograd.functional.jacobian(lambda v: _at(v, END)[:2], v0)
-    return v0 - torch.linalg.solve(jacobian, _at(v0, END)[:2] - _vector(*TARGET))
-
-
-def _apex(v0: "Tensor") -> "Tensor":
-    """Return the highest point, where Newton's method finds that the bullet rises no more."""
-    t = 0.5
-    for _ in range(8):
-        state = _at(v0, t)
-        t -= float(state[3] / _slopes(state[0], state)[3])
-    return _at(v0, t)[:2]
+    with collect_stats() as solves:
+        course = _descend(row, lambda v0: bullet_flights.gradient_of(v0, GRADIENTS[row]), updates)
+    (evaluations,) = {solve.nfe_backward for solve in solves}
+    kept = {n: course[n] for n in range(0, len(course), EVERY_FLIGHT)}
+    values = {f"loss_{n}": bullet_flights.loss_of(course[n]) for n in range(0, len(course), EVERY)}
+    values |= {f"v0_{i + 1}_{n}": float(v0[i]) for n, v0 in kept.items() for i in (0, 1)}
+    apart = [
+        relative(*(bullet_flights.gradient_of(v0, kind) for kind in ("adjoint", "direct")))
+        for v0 in course[::10]
+    ]
+    return values | {
+        "to_optimum": float((course[-1] - bullet_flights.best(course[0])).norm()),
+        "gradient_difference": max(apart),
+        "backward_evaluations": evaluations,
+    }
 
 
 def _reference() -> dict[str, float]:
     """Return what has a closed form, as a solver finds it."""
-    first, best = _vector(*FIRST), _best()
-    end = _at(first, END)[:2]
-    pairs = {"end": end, "apex": _apex(first), "v0": best, "best_apex": _apex(best)}
+    from reproduce import bullet_flights as flights
+
+    first = flights.vector(*FIRST)
+    best, end = flights.best(first), flights.at(first, flights.END)
+    apex, best_apex = flights.apex(first), flights.apex(best)
+    pairs = {"end": end, "apex": apex, "v0": best, "best_apex": best_apex}
     values = {f"{name}_{i + 1}": float(pair[i]) for name, pair in pairs.items() for i in (0, 1)}
-    missed = float((_states(first)[-1, :2] - end).norm())
-    return values | {
-        "loss": float((end - _vector(*TARGET)).square().sum()),
-        "rk4_error": missed,
-    }
+    missed = float((flights.states(first)[-1, :2] - end[:2]).norm())
+    return values | {"loss": float(flights.squared_miss(end)), "rk4_error": missed}
 
 
-def _flight(axes: "Axes", states: "Tensor", name: str, weight: float) -> None:
-    """Show a flight, the later the darker, and its number at its highest point."""
+def _flight(axes: "Axes", v0: "Tensor", name: str, weight: float) -> None:
+    """Show the flight from a v₀, the later the darker, and its number at its highest point."""
+    from reproduce import bullet_flights
     from reproduce.plotting import OKABE_ITO as COLOUR
 
-    x, y = states[:, :2].T.numpy()
+    x, y = bullet_flights.states(v0)[:, :2].T.numpy()
     axes.plot(x, y, color=COLOUR["blue"], alpha=weight)
     axes.plot(x[-1], y[-1], "o", color=COLOUR["blue"], alpha=weight, markersize=6)
     if name:
@@ -335,6 +225,7 @@ def _flight(axes: "Axes", states: "Tensor", name: str, weight: float) -> None:
 
 
 def _scene(axes: "Axes") -> None:
+    from reproduce.bullet_flights import TARGET
     from reproduce.plotting import OKABE_ITO as COLOUR
 
     axes.plot(0, 0, "s", color=COLOUR["black"], markersize=9)

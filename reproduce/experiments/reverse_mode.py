@@ -16,8 +16,9 @@ Metrics:
 
 - `end`, `by_z0`, `by_theta`, `by_t0`, `by_t1`: state at the end and its derivatives by initial
   state, parameter, start and end, by RK4 of 64 steps; `log_density` of `linear`.
-- `order_<gradient>_<method>`: rate at which the largest error falls with the number of steps,
-  fitted to 16, 32 and 64 of them; 1, 2 and 4 are those of Euler, midpoint and RK4.
+- `error_<gradient>_<method>_<steps>`: largest error of a gradient; `order_<gradient>_<method>`:
+  rate at which it falls with the number of steps, fitted to 16, 32 and 64 of them; 1, 2 and 4 are
+  those of Euler, midpoint and RK4.
 - `from_suite`: largest difference from the suite's adjoint with the same methods and steps,
   relative to the gradient's largest number, over all of them. The start time is left out: the
   suite has it as -a·f at the start, Algorithm 1 as an integral, and both err by their order.
@@ -76,29 +77,26 @@ def run(ctx: Context) -> list[Record]:
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
-    """One line per metric, one column per problem."""
+    """One line per metric, one column per problem; errors are in the figure and in the CSV."""
     from reproduce.records import to_frame
 
-    frame = to_frame(records)
+    frame = to_frame([r for r in records if not r.metric.startswith("error_")])
     return frame.pivot_table(index="metric", columns="row", values="value", sort=False)
 
 
 def plot(records: list[Record]) -> "Figure":
-    """Error of every gradient of one problem against steps; nothing else is so quick to redo."""
-    from reproduce import closed_forms, plotting
+    """Error of every gradient of one problem against steps."""
+    from reproduce import plotting
 
-    problem = next(p for p in closed_forms.problems() if p.name == DRAWN)
-    truth = problem.exact()
-    found = {method: _errors(_found(problem, method), truth) for method in METHODS}
-    orders = {(r.row, r.metric): r.value for r in records}
+    values = {r.metric: r.value for r in records if r.row == DRAWN}
     with plotting.style():
         figure, axes = plotting.slide(1, 4, sharey=True)
         for panel, (gradient, words) in zip(axes, GRADIENTS.items(), strict=True):
             for method, line in METHODS.items():
                 look = plotting.method_style(method)
-                order = orders[DRAWN, f"order_{gradient}_{method}"]
-                look["label"] += f": order {order:.2f}"
-                panel.plot(STEPS, found[method][gradient], line, **look)
+                look["label"] += f": order {values[f'order_{gradient}_{method}']:.2f}"
+                errors = [values[f"error_{gradient}_{method}_{steps}"] for steps in STEPS]
+                panel.plot(STEPS, errors, line, **look)
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
             panel.set_xticks(STEPS, [str(n) for n in STEPS])
@@ -132,12 +130,11 @@ def _suite(problem: "Problem", method: str, steps: int, gradient: str) -> "Solve
 
 def _truth(problem: "Problem") -> "Gradients":
     """Return the gradients from the closed form, or from a solve far more exact than any here."""
-    from lightning_modules.solvers import SolverSettings, odeint
+    from reproduce import references
 
     if problem.solution is not None:
         return problem.exact()
-    settings = SolverSettings("native", "dopri8", rtol=1e-13, atol=1e-13)
-    return problem.gradients(lambda z0, times: odeint(problem.field, z0, times, settings).ys)
+    return problem.gradients(lambda z0, times: references.tight(problem.field, z0, times, 1e-13))
 
 
 def _ends(problem: "Problem") -> dict[str, float]:
@@ -166,20 +163,24 @@ def _errors(found: "list[Gradients]", truth: "Gradients") -> dict[str, list[floa
 
 
 def _checks(problem: "Problem") -> dict[str, float]:
-    """Return orders of convergence, and how far the suite's gradients are."""
+    """Return errors, orders of convergence, and how far the suite's gradients are."""
+    from reproduce.references import relative
+
     truth, farthest = _truth(problem), 0.0
     without_start = [name for name in GRADIENTS if name != "t0"]
     values: dict[str, float] = {}
     for method in METHODS:
         found = _found(problem, method)
         for name, errors in _errors(found, truth).items():
+            named = (f"error_{name}_{method}_{steps}" for steps in STEPS)
+            values |= dict(zip(named, errors, strict=True))
             values[f"order_{name}_{method}"] = _order(errors)
         apart = []
         for steps, ours in zip(STEPS, found, strict=True):
             adjoint = problem.gradients(_suite(problem, method, steps, "adjoint"))
             direct = problem.gradients(_suite(problem, method, steps, "direct"))
-            farthest = max(farthest, *(_relative(ours[n], adjoint[n]) for n in without_start))
-            apart.append(max(_relative(ours[n], direct[n]) for n in without_start))
+            farthest = max(farthest, *(relative(ours[n], adjoint[n]) for n in without_start))
+            apart.append(max(relative(ours[n], direct[n]) for n in without_start))
         values[f"from_direct_{method}"] = _order(apart)
     return values | {"from_suite": farthest}
 
@@ -188,7 +189,3 @@ def _order(errors: list[float]) -> float:
     from reproduce import statistics
 
     return -statistics.exponent(STEPS[-FITTED:], errors[-FITTED:]).value
-
-
-def _relative(one: "Tensor", other: "Tensor") -> float:
-    return float((one - other).abs().max() / other.abs().max())
