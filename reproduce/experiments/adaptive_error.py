@@ -14,8 +14,8 @@ Rows, a value for every seed:
   95 % interval; `evaluations_increases`, in what part of the steps to the next tolerance the
   evaluations grow (claim D06). The decades were chosen before anything was run.
 - `rk4`: `error_<n>` after n steps, 4 n evaluations; `order`, minus the slope of log error over log
-  steps, with its 95 % interval, over the asymptotic range alone: from 160 steps on, where a step is
-  short beside every change of the field, to 1,280, far above rounding.
+  steps, with its 95 % interval, over the asymptotic range alone: from 160 steps on, where a step
+  is short beside every change of the field, to 1,280, far above rounding.
 - `reference`: `difference`, the same mean between DOP853 and our dopri8 at 1e-13.
 
 Deviations:
