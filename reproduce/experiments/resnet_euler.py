@@ -98,7 +98,7 @@ def plot(records: list[Record]) -> "Figure":
         _draw_paths(right, seed)
         stages = f"stages of bosh3 at {residual_paths.TOLERANCE:g}, lines: dopri5 at 1e-6"
         for axes, row, name, below in (
-            (left, "residual_network", "Residual network", "one a layer, where it stands"),
+            (left, "residual_network", "Residual network", "at every layer"),
             (right, "ode_network", "ODE network", stages),
         ):
             count = f"{found[row, 'evaluations']:.0f} evaluations"
@@ -107,7 +107,10 @@ def plot(records: list[Record]) -> "Figure":
             axes.grid(False)
             axes.set_ylim(-0.2, DEPTH + 0.2)
         left.set_ylabel("depth, or time t")
-        figure.suptitle(f"The random field of seed {seed}", fontsize=16)
+        figure.suptitle(
+            f"Random field of seed {seed}; rough stages lie off the tight paths that are drawn",
+            fontsize=16,
+        )
     return figure
 
 
