@@ -16,41 +16,60 @@ INPUTS = (-4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)
 TOLERANCE = 1e-2
 
 
-@dataclass
-class Watched:
-    """The field of Figure 1, which notes where it is evaluated.
+@dataclass(frozen=True)
+class Field:
+    """The field of Figure 1.
 
     Args:
         weights: Of state, time and shift, and of the sum, each ``(units,)``.
-        seen: Times and states of all evaluations.
     """
 
     weights: tuple[Tensor, ...]
-    seen: list[tuple[float, float]]
 
     def __call__(self, t: Tensor, h: Tensor) -> Tensor:
         """Return dh/dt at states ``(…, 1)``."""
         by_state, by_time, shift, out = self.weights
-        if h.numel() == 1:  # the arrows of a figure are many states at once
-            self.seen.append((float(t), float(h)))
         slopes = (out * (by_state * h + by_time * t + shift).tanh()).sum(dim=-1, keepdim=True)
         return slopes
 
 
-def field(seed: int) -> Watched:
-    """Return a random field of one state: 12 tanh units of a state within ±5 and a time to 5."""
+@dataclass
+class Watched:
+    """A field of one state at a time, which notes where it is evaluated.
+
+    Args:
+        field: The field.
+        seen: Times and states of all evaluations.
+    """
+
+    field: Field
+    seen: list[tuple[float, float]]
+
+    def __call__(self, t: Tensor, h: Tensor) -> Tensor:
+        """Return dh/dt at a state ``(1,)``."""
+        self.seen.append((float(t), float(h)))
+        return self.field(t, h)
+
+
+def field(seed: int) -> Field:
+    """Return a random field of one state: 12 tanh units of a state within ±5 and a time to 5.
+
+    The scales 0.7, 1.2 and 2 let the argument of a unit change by some units over either range, so
+    that most switch within the picture, at places of their own. 0.45 · √12 ≈ 1.6 bounds the spread
+    of dh/dt over seeds: a layer moves a state by about the distance between two inputs.
+    """
     import torch
 
     draw = torch.Generator().manual_seed(seed)
     by_state, by_time, shift, out = torch.randn(4, 12, dtype=torch.float64, generator=draw)
-    return Watched((0.7 * by_state, 1.2 * by_time, 2 * shift, 0.45 * out), [])
+    return Field((0.7 * by_state, 1.2 * by_time, 2 * shift, 0.45 * out))
 
 
 def jumps(seed: int) -> tuple[Tensor, list[tuple[float, float]]]:
     """Return the states of the residual network, ``(depth + 1, inputs)``, and its evaluations."""
     import torch
 
-    f, columns = field(seed), []
+    f, columns = Watched(field(seed), []), []
     for start in INPUTS:
         states = [torch.tensor([start], dtype=torch.float64)]
         for layer in range(DEPTH):
@@ -76,7 +95,7 @@ def solved(
     from lightning_modules.solvers import SolverSettings, odeint
 
     settings = SolverSettings("native", method, rtol=tolerance, atol=tolerance)
-    f = field(seed)
+    f = Watched(field(seed), [])
     starts = torch.tensor(INPUTS, dtype=torch.float64).split(1)
     solutions = [odeint(f, start, times, settings) for start in starts]
     states = torch.cat([solution.ys for solution in solutions], dim=1)

@@ -143,6 +143,17 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Interval:
     return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
+def convergence_order(steps: Sequence[int], errors: Sequence[float]) -> Interval:
+    """Return the power of the step size that errors fall with, and its t interval.
+
+    Args:
+        steps: Numbers of equal steps over one span, at least three.
+        errors: As many errors, all positive.
+    """
+    slope = exponent(steps, errors)
+    return Interval(-slope.value, -slope.high, -slope.low)
+
+
 def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
     """Return the exponent p of y = a + b xᵖ and its t interval.
 

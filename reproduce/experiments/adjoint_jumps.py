@@ -92,7 +92,7 @@ def plot(records: list[Record]) -> "Figure":
         _draw_adjoint(below, watch(float(SHOWN)))
         below.set_title(
             f"a(t), backwards: {found['steps']:.0f} steps at tolerance {SHOWN} (marks), "
-            f"error {found['a_error']:.0e}",
+            f"off by {100 * found['a_error']:.1f} % of the largest |a|",
             fontsize=14,
         )
         below.set_xlabel("time t")
@@ -281,8 +281,11 @@ def _draw_adjoint(axes: "Axes", watched: Watched) -> None:
         axes.plot(*zip(*points, strict=True), **circles)
         for t in OBSERVED:
             arrow = {"arrowstyle": "-|>", "color": look["color"], "linewidth": 2.5, "shrinkA": 0}
-            ends = (t, adjoint(t)[k]), (t, adjoint(t, jumped=False)[k])
-            axes.annotate("", *ends, arrowprops={**arrow, "shrinkB": 0})
+            tip, tail = float(adjoint(t)[k]), float(adjoint(t, jumped=False)[k])
+            # A short arrow has a small head, lest it be all head.
+            small = {"mutation_scale": 8, "linewidth": 1.5} if abs(tip - tail) < 0.3 else {}
+            props = {**arrow, "mutation_scale": 16, **small, "shrinkB": 0}
+            axes.annotate("", (t, tip), (t, tail), arrowprops=props)
     axes.set_ylabel("adjoint a = dL/dz")
     _mark(axes)
 

@@ -96,15 +96,21 @@ def plot(records: list[Record]) -> "Figure":
         figure, (left, right) = plotting.slide(1, 2, sharex=True, sharey=True)
         _draw_jumps(left, seed)
         _draw_paths(right, seed)
-        for axes, row, name in (
-            (left, "residual_network", "Residual network"),
-            (right, "ode_network", "ODE network"),
+        stages = f"stages of bosh3 at {residual_paths.TOLERANCE:g}, lines: dopri5 at 1e-6"
+        for axes, row, name, below in (
+            (left, "residual_network", "Residual network", "at every layer"),
+            (right, "ode_network", "ODE network", stages),
         ):
-            axes.set_title(f"{name}: {found[row, 'evaluations']:.0f} evaluations (circles)")
+            count = f"{found[row, 'evaluations']:.0f} evaluations"
+            axes.set_title(f"{name}, {count}\n(circles: {below})", fontsize=15)
             axes.set_xlabel("hidden state h")
             axes.grid(False)
             axes.set_ylim(-0.2, DEPTH + 0.2)
         left.set_ylabel("depth, or time t")
+        figure.suptitle(
+            f"Random field of seed {seed}; rough stages lie off the tight paths that are drawn",
+            fontsize=16,
+        )
     return figure
 
 
@@ -269,10 +275,8 @@ def _draw_arrows(axes: "Axes", seed: int, depths: "Sequence[float]") -> None:
     """Show the field as arrows of one length over the plane of state and depth."""
     import torch
 
-    field, reach = (
-        residual_paths.field(seed),
-        torch.cat([residual_paths.smooth(seed), residual_paths.jumps(seed)[0]]),
-    )
+    field = residual_paths.field(seed)
+    reach = torch.cat([residual_paths.smooth(seed), residual_paths.jumps(seed)[0]])
     h = torch.linspace(float(reach.min()) - 0.7, float(reach.max()) + 0.7, 25, dtype=torch.float64)
     look: dict[str, Any] = {"color": "#AAAAAA", "angles": "xy", "width": 0.003, "zorder": 1}
     for depth in depths:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.solvers import SolverSettings, watch_steps
+from lightning_modules.solvers.watching import Step
 from reproduce import paper, records, verdicts
 from reproduce.context import Context
 from reproduce.experiments import decay
@@ -61,7 +63,7 @@ def test_more_steps_never_undo_what_fewer_reached(method: str) -> None:
     assert reached == [n >= fewest for n in steps]
 
 
-def test_only_a_problem_that_is_not_linear_tells_heun_from_midpoint(
+def test_the_decay_does_not_tell_heun_from_midpoint_and_the_second_problem_does(
     rows: list[records.Record],
 ) -> None:
     found = {r.metric: r.value for r in rows if r.row == "heun_midpoint"}
@@ -77,6 +79,29 @@ def test_a_slope_at_the_end_is_heuns_and_one_in_the_middle_is_midpoints() -> Non
         expected = (k1 + k2) / 2 if method == "heun" else k2
         assert float(states[1]) == pytest.approx(expected, abs=1e-15)
         assert stats.nfe_forward == 2
+
+
+def test_a_step_costs_as_many_evaluations_as_the_method_has_stages(
+    rows: list[records.Record],
+) -> None:
+    found = {r.row: r.value for r in rows if r.metric == "evaluations_per_step"}
+    costs = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+    assert found == {m + end: cost for m, cost in costs.items() for end in ("", "_nonlinear")}
+
+
+def test_a_step_of_dopri5_costs_six_evaluations_and_the_start_two(
+    rows: list[records.Record],
+) -> None:
+    for problem, end in decay.PROBLEMS.items():
+        found = {r.metric: r.value for r in rows if r.row == "dopri5" + end}
+        for name in decay.TOLERANCES:
+            steps: list[Step] = []
+            settings = SolverSettings("native", "dopri5", rtol=float(name), atol=float(name))
+            with watch_steps(steps.append):
+                decay.solved(problem, settings, 50)
+            # The last slope of a step is the first of the next: six new ones; before the first
+            # step one at the start, and one to choose its size.
+            assert found[f"evaluations_{name}"] == 6 * len(steps) + 2
 
 
 def test_the_adaptive_errors_fall_with_their_tolerance(rows: list[records.Record]) -> None:

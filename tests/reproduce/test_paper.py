@@ -138,7 +138,7 @@ def test_every_published_number_has_a_place_and_a_reason() -> None:
     assert {n.experiment for n in published} == {
         "table1", "table2", "fig3", "fig4", "ablations", "tolerances", "decay",
         "adaptive_error", "resnet_euler", "adjoint_jumps", "reverse_mode", "adjoint_toy",
-        "bullet", "springs",
+        "bullet", "springs", "toy_field",
     }  # fmt: skip
     assert len({n.name for n in published}) == len(published)
     for number in published:

@@ -1,9 +1,12 @@
 """Residual blocks as Euler steps, and both panels of Figure 1."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from lightning_modules.solvers import watch_steps
 from lightning_modules.solvers.watching import Step
@@ -102,9 +105,30 @@ def test_jumps_go_from_layer_to_layer_along_the_field_there() -> None:
     assert len(seen) == 35
 
 
+def test_gaps_are_the_distances_from_the_paths_of_another_solver(rows: list[Record]) -> None:
+    field = residual_paths.field(3)
+    by_state, by_time, shift, out = (w.numpy() for w in field.weights)
+
+    def slope(t: float, h: Any) -> Any:
+        return (out * np.tanh(np.outer(h, by_state) + by_time * t + shift)).sum(axis=1)
+
+    starts = np.array(residual_paths.INPUTS)
+    truth = solve_ivp(slope, (0, 5), starts, method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
+    jumped = starts
+    for layer in range(5):
+        jumped = jumped + slope(layer, jumped)
+    ends = residual_paths.adaptive(3)[0][-1].numpy()
+    found = {r.row: r.value for r in rows if r.metric == "gap"}
+    assert found == {
+        "residual_network": pytest.approx(np.abs(jumped - truth).max(), abs=1e-4),
+        "ode_network": pytest.approx(np.abs(ends - truth).max(), abs=1e-4),
+    }
+    assert found["residual_network"] > 10 * found["ode_network"] > 1e-3
+
+
 def test_figure_1_has_a_panel_for_either_network(rows: list[Record]) -> None:
     left, right = resnet_euler.plot(rows).axes
-    assert left.get_title() == "Residual network: 35 evaluations (circles)"
+    assert left.get_title().startswith("Residual network, 35 evaluations")
     circles = right.lines[-1]
     shown = next(r for r in rows if (r.row, r.metric) == ("ode_network", "evaluations"))
     assert len(circles.get_xdata()) == shown.value

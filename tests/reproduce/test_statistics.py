@@ -117,6 +117,14 @@ def test_a_power_law_has_its_exponent_and_noise_widens_the_interval() -> None:
     assert noisy.high - noisy.low > 0.05
 
 
+def test_errors_that_fall_with_a_power_of_the_step_have_its_order() -> None:
+    steps = [40, 80, 160, 320]
+    exact = statistics.convergence_order(steps, [7 / n**2 for n in steps])
+    assert (exact.value, exact.low, exact.high) == pytest.approx((2, 2, 2))
+    noisy = statistics.convergence_order(steps, [1.0e-3, 2.3e-4, 6.5e-5, 1.5e-5])
+    assert noisy.low < noisy.value < noisy.high
+
+
 def test_what_does_not_grow_has_exponent_zero() -> None:
     assert statistics.exponent([1, 2, 4], [8.5] * 3) == Interval(0.0, 0.0, 0.0)
 

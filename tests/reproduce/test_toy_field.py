@@ -114,6 +114,38 @@ def test_all_fields_are_counted_once_with_wilsons_intervals(rows: list[Record]) 
         assert low <= values[kind, "share"] <= high
 
 
+def test_fields_that_settle_late_are_told_when_they_are_followed() -> None:
+    seeds = [435, 80]
+    paths = random_fields.heun(seeds)
+    assert random_fields.told(random_fields.grid(), paths) == ["unsettled"] * 2
+    assert toy_field.followed(seeds, paths[-1], 4500.0) == ["cycle", "rest"]
+    assert toy_field.followed([], paths[-1, :0], 4500.0) == []
+
+
+def test_what_settles_later_is_counted_in_place_of_the_unsettled() -> None:
+    kinds = ["rest", "unsettled", "cycle", "unsettled", "unsettled"]
+    found = toy_field._counts(kinds, ["cycle", "unsettled", "cycle"])
+    assert {kind: values["count"] for kind, values in found.items()} == {
+        "rest": 1, "cycle": 1, "unsettled": 3
+    }  # fmt: skip
+    assert {kind: values["count_later"] for kind, values in found.items()} == {
+        "rest": 1, "cycle": 3, "unsettled": 1
+    }  # fmt: skip
+
+
+def test_the_speed_is_how_fast_the_path_goes_at_its_end(rows: list[Record]) -> None:
+    found = {r.row: r.value for r in rows if r.metric == "speed"}
+    for row, seed in (("drawn", 9), ("shown", 56)):
+        times = torch.tensor([0.0, 499.999, 500.0], dtype=torch.float64)
+        _, before, end = random_fields.reference(seed, times)
+        assert found[row] == pytest.approx(float((end - before).norm()) / 1e-3, rel=2e-3)
+
+
+def test_a_seed_has_all_rows_of_the_figure(rows: list[Record]) -> None:
+    assert {r.seed for r in rows} == {9}
+    assert {r.row for r in rows} == {*random_fields.KINDS, "shown", "drawn"}
+
+
 def test_the_seed_asked_for_is_measured_beside_the_lowest_clear_cycle(rows: list[Record]) -> None:
     drawn = {r.metric: r.value for r in rows if (r.row, r.seed) == ("drawn", 9)}
     assert (drawn["is_cycle"], drawn["is_rest"]) == (1, 0)
