@@ -122,6 +122,16 @@ def test_fields_that_settle_late_are_told_when_they_are_followed() -> None:
     assert toy_field.followed([], paths[-1, :0], 4500.0) == []
 
 
+def test_a_path_is_followed_on_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(toy_field, "told", lambda times, paths, windows: seen.append(paths))
+    start = torch.tensor([[0.4, 0.2]], dtype=torch.float64)
+    toy_field.followed([7], start, 1500.0)
+    times = torch.linspace(500, 1500, 2 * 1999 + 1, dtype=torch.float64)
+    whole = random_fields.heun([7], start, times)
+    torch.testing.assert_close(seen[0][-1], whole[-1], atol=1e-9, rtol=0)
+
+
 def test_what_settles_later_is_counted_in_place_of_the_unsettled() -> None:
     kinds = ["rest", "unsettled", "cycle", "unsettled", "unsettled"]
     found = toy_field._counts(kinds, ["cycle", "unsettled", "cycle"])
