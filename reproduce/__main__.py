@@ -180,20 +180,24 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{re.sub('[^A-Za-z0-9.=]+', '_', ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
+    lacking = ""
     try:
         drawings = _figures(module, rows, path.parent)
         frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
     except LookupError as error:
-        raise UsageError(
-            f"{path} lacks rows that the figure needs, the first of them {error}; an interrupted "
-            "run leaves such files. Run the command again without --report-only."
-        ) from error
+        drawings, frames = {}, None
+        lacking = (
+            f"{path} lacks what the figure needs, first {error}: a run was interrupted, or "
+            "trainings failed. Run the command again without --report-only."
+        )
     for part, drawn in drawings.items():
         plotting.save(drawn, figure.with_name(f"{figure.name}-{part}" if part else figure.name))
     if frames is not None:
         plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
     printout.comparison(name, rows)
     printout.own_verdicts(name, rows)
+    if lacking:
+        raise UsageError(lacking)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
     if arguments.show:
         _show(figure.with_name(f"{figure.name}.png"))

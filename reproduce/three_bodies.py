@@ -100,7 +100,7 @@ def errors(found: Tensor, data: SpringObservations) -> dict[str, float]:
         how long behind it the distance stays below 0.2, at most the length of the future.
     """
     missed, behind = distances(found, data.truth), data.at > data.span
-    lost = data.at[behind & (missed > SIZE)]
+    lost = data.at[behind & ~(missed <= SIZE)]  # nan is lost too
     known = float(missed[~behind][-1]) <= SIZE
     horizon = (float(lost[0]) - data.span if len(lost) else data.future) if known else 0.0
     return {

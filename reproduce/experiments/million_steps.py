@@ -30,6 +30,8 @@ would need; `short` goes to the million, where the adjoint alone takes minutes.
 """
 
 import os
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
@@ -48,6 +50,7 @@ MILLION = SIZES[-1]
 TOGETHER = 1000  # up to so many steps, points share a process
 SMALL: dict[str, Any] = {"batch": 1, "states": 2, "hidden": 16}
 SHARE, MOST_GIB = 0.5, 16.0
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
 PROFILES = {
     "smoke": Profile({"most": 1000}, seeds=1, minutes=0.4),
     "quick": Profile({"most": 10_000}, seeds=1, minutes=0.6),
@@ -106,7 +109,7 @@ def table(records: list[Record]) -> "pd.DataFrame":
     frame = to_frame([r for r in records if r.status == "ok" and r.row != "machine"])
     wide = frame.pivot_table(index="row", columns="metric", values="value")
     names = {"memory_per_step": "KiB a step", "needs_1000000": "GiB for a million steps"}
-    lines = {name: wide[metric] for metric, name in names.items()}
+    lines = {name: wide[metric] for metric, name in names.items() if metric in wide}
     for metric in ("largest_steps", "time_exponent"):
         if metric in wide:
             lines[metric.replace("_", " ")] = wide[metric]
@@ -120,7 +123,7 @@ def plot(records: list[Record]) -> "Figure":
     values = {(r.row, r.metric): r.value for r in records}
     with plotting.style():
         figure, (left, right) = plotting.slide(1, 2)
-        for row in ROWS:
+        for row in [row for row in ROWS if (row, "needs_1000000") in values]:
             _draw(left, values, row, "memory", 1.0)
             _draw(right, values, row, "microseconds", 1e-6)
         _limit(left, values)
@@ -162,9 +165,11 @@ def _measure(row: str, sizes: list[int], limit: float, found: dict[str, float]) 
             **more,
         )
     except RuntimeError as error:
-        if "MemoryError" not in str(error):
-            raise
-        return f"stopped where it had taken the {limit:.1f} GiB that it may take"
+        if "MemoryError" in str(error):
+            return f"stopped where it had taken the {limit:.1f} GiB that it may take"
+        if f"exit status -{int(signal.SIGKILL)}" in str(error):
+            return "killed by the system, which was out of memory"
+        raise
     return ""
 
 
@@ -221,7 +226,9 @@ def _unit(metric: str) -> str:
 
 def _memory() -> float:
     """Return the machine's memory in GiB, or that of the container this runs in."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    container = CONTAINER.read_text().strip() if CONTAINER.exists() else "max"
+    return (whole if container == "max" else min(whole, int(container))) / 1024**3
 
 
 def _draw(

@@ -179,3 +179,38 @@ def test_another_failure_of_a_measurement_is_not_taken_for_a_lack_of_memory(
     monkeypatch.setattr("reproduce.children.measured", fails)
     with pytest.raises(RuntimeError, match="ImportError"):
         _run(tmp_path, "smoke", monkeypatch, gib=24.0)
+
+
+def test_a_pass_that_the_system_kills_ends_its_row_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(module: str, gradient: str, steps: list[int], **given: Any) -> dict[str, float]:
+        if gradient == "direct" and steps[-1] > 1000:
+            raise RuntimeError("Measuring failed: exit status -9")
+        return _law(module, gradient, steps, **given)
+
+    monkeypatch.setattr("reproduce.children.measured", killed)
+    monkeypatch.setattr(million_steps, "_small", lambda most: [100, 1000])
+    rows = _run(tmp_path, "short", monkeypatch, gib=24.0)
+    hints = {r.row: r.hint for r in rows if r.status == "skipped"}
+    assert hints["direct_10000"] == "killed by the system, which was out of memory"
+    assert ("adjoint", "largest_steps") in {(r.row, r.metric) for r in rows}
+    assert million_steps.plot([r for r in rows if r.row in ("direct", "machine")]).axes
+
+
+def test_a_fault_in_a_measured_pass_is_not_taken_for_a_lack_of_memory() -> None:
+    def faulty() -> list[Any]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        long_solve._pass(faulty, 10, 1000.0)
+
+
+def test_a_container_allows_no_more_than_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    monkeypatch.setattr(million_steps, "CONTAINER", tmp_path / "memory.max")
+    assert million_steps._memory() == 1.0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert million_steps._memory() > 1.0

@@ -253,10 +253,29 @@ def test_the_figures_and_the_movie_are_drawn_again_from_what_stands_beside_the_r
         assert np.abs(new.astype(float) - old).mean() < 1
 
 
-def test_figures_can_be_drawn_without_weights(smoke: Path, tmp_path: Path) -> None:
-    drawn = springs.figures(_rows(smoke), tmp_path)
-    assert set(drawn) == {"", "plane", "numbers", "error"}
-    assert springs.movie(_rows(smoke), tmp_path) is None
+def test_without_weights_no_empty_figure_is_made(smoke: Path, tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="weights of physics"):
+        springs.figures(_rows(smoke), tmp_path)
+
+
+def test_rows_of_another_seed_are_not_drawn_against_this_seeds_truth(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = smoke / "springs"
+    rows = _rows(smoke)
+    pairs = {row: three_bodies.drawn_from(folder, rows, row) for row in springs.ROWS}
+    other = three_bodies.observed({"data_seed": None}, 7)
+    assert pairs["network"] is not None
+    pairs["network"] = (pairs["network"][0], other)
+    monkeypatch.setattr(three_bodies, "drawn_from", lambda folder, rows, row: pairs[row])
+    assert set(springs._drawn(rows, folder)) == {"physics", "neural_ode"}
+
+
+def test_what_cannot_be_followed_is_lost_at_once() -> None:
+    data = three_bodies.observed({"data_seed": None}, 0)
+    found = data.truth.clone()
+    found[data.at > data.span] = torch.nan
+    assert three_bodies.errors(found, data)["horizon"] < 0.2
 
 
 def test_all_rows_learn_from_the_same_observations_and_know_their_noise() -> None:
