@@ -77,9 +77,9 @@ FRAMES = 75
 MOVIE = (7.0, 22.0)  # times that the movie runs through
 _TINY = {"trainer.max_epochs": 1, "data.steps": 3, "data.future": 2.0, "data.grid": 121}
 PROFILES = {
-    "smoke": Profile(_TINY, 1, None),
-    "quick": Profile({}, 1, None),
-    "short": Profile({}, 5, None),
+    "smoke": Profile(_TINY, 1, 0.6),
+    "quick": Profile({}, 1, 2.7),
+    "short": Profile({}, 5, 2.6),
     "paper": Profile({}, 5, None),
 }
 

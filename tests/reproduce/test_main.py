@@ -337,6 +337,30 @@ def test_the_readmes_errors_of_table_2_are_the_shipped_ones() -> None:
     assert f"{ratio['native_1e-5']:.2f} as `table2` trains" in text
 
 
+def test_the_readmes_numbers_of_the_demonstrations_are_the_shipped_ones() -> None:
+    text = " ".join(README.read_text().split())
+    results = README.parent / "results"
+    steps = records.read(results / "million_steps" / "short.csv")
+    million = {(r.row, r.metric): r.value for r in steps}
+    assert f"need {million['direct', 'needs_1000000']:.0f} GiB by back-propagation" in text
+    assert f"{million['checkpoint', 'needs_1000000']:.0f} GiB by checkpoints" in text
+    assert f"the adjoint takes {million['adjoint', 'memory_1000000']:.1f} MiB" in text
+    found = records.read(results / "springs" / "short.csv")
+    horizons = {
+        row: [r.value for r in found if (r.row, r.metric) == (row, "horizon")]
+        for row in ("physics", "neural_ode", "network")
+    }
+    assert all(len(values) == 5 for values in horizons.values())
+    physics, learned, network = (statistics.fmean(values) for values in horizons.values())
+    assert f"foretell them for {physics:.1f} more" in text
+    assert f"learns the field for {learned:.1f}, a network of time for {network:.2f}" in text
+    least, most = min(horizons["neural_ode"]), max(horizons["neural_ode"])
+    assert f"from {least:.1f} to {most:.0f}." in text
+    fields = records.read(results / "toy_field" / "short.csv")
+    share = next(r.value for r in fields if (r.row, r.metric) == ("cycle", "share"))
+    assert f"one draw in {1 / share:.0f} " in text
+
+
 def test_without_a_display_the_figure_is_named_and_the_command_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
