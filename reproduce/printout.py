@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def own_verdicts(name: str, rows: Sequence[Record]) -> None:
         lines = [line for line in lines if line.kind != "number"]
     if any(line.verdict not in ("not run", "not comparable") for line in lines):
         print(f"Verdicts:\n{judgements.render(lines)}")
+    unjudged: dict[str, list[str]] = {}
+    for line in lines:
+        if line.kind == "number" and line.verdict == "not comparable" and line.n:
+            unjudged.setdefault(line.detail, []).append(line.id)
+    for reason, numbers in unjudged.items():
+        print(textwrap.fill(f"Not comparable: {', '.join(numbers)}. {reason}", judgements.WIDTH))
 
 
 def stored(name: str, out: Path, profile: str | None) -> None:

@@ -40,16 +40,6 @@ def bodies(axes: Axes, positions: Tensor, colour: str, *, wide: bool = False) ->
         axes.plot(a, b, mark, color=colour, markersize=size, zorder=1 + (not wide))
 
 
-def square(axes: Axes, half: float) -> None:
-    """Show a square around the centre of mass, without ticks."""
-    axes.set_xlim(-half, half)
-    axes.set_ylim(-half, half)
-    axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-
-
 def course(
     axes: Axes, data: SpringObservations, truth: Tensor, found: Tensor, colour: str
 ) -> None:

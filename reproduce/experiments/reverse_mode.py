@@ -188,4 +188,4 @@ def _checks(problem: "Problem") -> dict[str, float]:
 def _order(errors: list[float]) -> float:
     from reproduce import statistics
 
-    return -statistics.exponent(STEPS[-FITTED:], errors[-FITTED:]).value
+    return statistics.convergence_order(STEPS[-FITTED:], errors[-FITTED:]).value

@@ -43,7 +43,7 @@ Deviations: none; the deck has a count and a question.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits, three_bodies
+from reproduce import fits, phase_portraits, three_bodies
 from reproduce import three_body_panels as panels
 from reproduce.context import Context, Profile
 from reproduce.fits import Failed, Fit
@@ -143,7 +143,9 @@ def movie(records: list[Record], folder: "Path") -> list["Figure"]:
             for panel, (row, positions) in zip(axes[0], found.items(), strict=True):
                 panels.bodies(panel, truth[k], "#BBBBBB", wide=True)
                 panels.bodies(panel, positions[k], _colour(row))
-                panels.square(panel, half)
+                phase_portraits.square(panel, half)
+                panel.set_xticks([])
+                panel.set_yticks([])
                 panel.set_title(plotting.NAMES[row], fontsize=13)
             state = "observed" if time <= span else f"{time - span:.1f} foretold"
             figure.suptitle(f"t = {time:.1f}, {state}; wide and grey: truth", fontsize=13)
@@ -244,7 +246,9 @@ def _in_the_plane(drawn: "Drawn") -> "Figure":
             found, truth = _paths(drawn, times)
             for panel, (row, positions) in zip(line, found.items(), strict=False):
                 panels.plane(panel, truth, positions, _colour(row))
-                panels.square(panel, half)
+                phase_portraits.square(panel, half)
+                panel.set_xticks([])
+                panel.set_yticks([])
                 panel.set_title(plotting.NAMES[row], fontsize=14)
             what = "observed" if last <= data.span else "foretold"
             line[0].set_ylabel(f"{what}, t = {first:g} to {last:g}", fontsize=13)

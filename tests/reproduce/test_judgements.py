@@ -175,3 +175,13 @@ def test_a_demonstration_prints_its_numbers_beside_their_references_with_verdict
     assert cells[3][3] == "different"
     printout.own_verdicts("decay", rows)
     assert "euler.end_10" not in capsys.readouterr().out
+
+
+def test_a_number_that_cannot_be_judged_is_named_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = replace(ONE, experiment="toy_field", row="shown", metric="period", value=64.6, unit="")
+    printout.own_verdicts("toy_field", [row])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("Not comparable: toy_field.shown.period. ")
+    assert "weights" in shown
