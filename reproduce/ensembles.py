@@ -125,8 +125,9 @@ def load(path: Path) -> tuple[DensityModel, dict[str, Any]]:
     state, facts = weights.load(path)
     if "rows" not in facts:
         raise ValueError(f"{path} holds no density model. Remove it and run again.")
-    model = DensityModel(**facts["hyper_parameters"])
-    model.net.load_state_dict(state)
+    with weights.fitting(path):
+        model = DensityModel(**facts["hyper_parameters"])
+        model.net.load_state_dict(state)
     return model.eval(), facts
 
 
@@ -154,12 +155,10 @@ def drawn_from(
 
 def finished(result: Result) -> DensityModel:
     """Return the trained model of a job, all its members, in evaluation."""
-    import torch
-
     from lightning_modules import DensityModel
 
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     model = DensityModel(**content["hyper_parameters"])
     model.load_state_dict(content["state_dict"])
     return model.eval()
@@ -232,10 +231,8 @@ def budget(config: Mapping[str, Any]) -> str:
 
 def _keep_weights(ctx: Context, fit: Fit, result: Result, all_weights: bool) -> None:
     """Write the weights of living members, those with the lowest seed or all."""
-    import torch
-
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     chosen = [
         i
         for i, alive in enumerate(content["state_dict"]["alive"].tolist())

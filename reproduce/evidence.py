@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from reproduce import storage, weights
+from reproduce import storage, tables, weights
 from reproduce.records import PROFILES, Record
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ WINDOW = 50  # updates that a point of a curve is the mean over
 _RUN = ("row", "seed", "overrides", "run")
 CURVE = (*_RUN, "update", "metric", "value")
 ERROR = (*_RUN, "image", "label", "prediction")
+_NUMBERS = {
+    "seed": int,
+    "update": int,
+    "value": float,
+    "image": int,
+    "label": int,
+    "prediction": int,
+}
 
 
 def keep(rows: Path, folder: Path, record: Record, *, every_seed: bool = False) -> None:
@@ -76,6 +84,7 @@ def find_weights(
         by_seed = {
             int(path.stem.rpartition("-seed")[2]): path
             for path in place.glob(f"{stem}-seed*.safetensors")
+            if path.stem.rpartition("-seed")[2].isdecimal()
         }
         paths = [by_seed[seed] for seed in sorted(by_seed)] or [place / f"{stem}.safetensors"]
         if paths[0].exists():
@@ -90,15 +99,10 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read the lines of curves or misclassified images as text by column.
 
     Raises:
-        ValueError: If the file has other columns.
+        ValueError: If the file is malformed; the message names it, the line and what to do.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise ValueError(
-                f"{path}: the columns are not {','.join(columns)}. Remove it and run again."
-            )
-        return list(reader)
+    numbers = {name: kind for name, kind in _NUMBERS.items() if name in columns}
+    return [cells for _, cells in tables.rows(path, columns, numbers)]
 
 
 def curves(folder: Path) -> Iterator[tuple[str, ...]]:
@@ -112,22 +116,21 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     for path in (*parts, folder / "metrics.csv"):
         if not path.exists():
             continue
-        with open(path, encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                window = (int(line["step"]) // WINDOW + 1) * WINDOW
-                for name, text in line.items():
-                    if name.startswith("train/") and text:
-                        values.setdefault((name, window), []).append(float(text))
+        for number, line in tables.rows(path, ("step", "..."), {"step": int}):
+            window = (int(line["step"]) // WINDOW + 1) * WINDOW
+            for name, text in line.items():
+                if name.startswith("train/") and text:
+                    with storage.naming(path, number):
+                        values.setdefault((name, window), []).append(tables.number(name, text))
     for (name, window), found in sorted(values.items()):
         yield str(window), name.removeprefix("train/"), f"{sum(found) / len(found):.6g}"
 
 
 def _wrong(path: Path) -> Iterator[tuple[str, ...]]:
     """Yield image, label and prediction where they differ: all others were right."""
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            if line["label"] != line["prediction"]:
-                yield line["image"], line["label"], line["prediction"]
+    for _, line in tables.rows(path, ("image", "label", "prediction")):
+        if line["label"] != line["prediction"]:
+            yield line["image"], line["label"], line["prediction"]
 
 
 def _replace(
@@ -150,15 +153,13 @@ def _seed_of(path: Path) -> float:
     """Return the seed of a weights file; infinity if there is none that can be read."""
     try:
         return float(weights.load(path)[1]["seed"])
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         return math.inf
 
 
 def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
     """Write the weights of a run."""
-    import torch
-
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(checkpoint)
     facts = {
         "row": record.row,
         "seed": record.seed,

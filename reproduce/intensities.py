@@ -25,12 +25,10 @@ TIGHT = 1e-10  # tolerance at which little but the integral itself can be wrong
 
 def finished(result: Result) -> PointProcessModel:
     """Return the trained model of a job, in evaluation."""
-    import torch
-
     from lightning_modules import PointProcessModel
 
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     model = PointProcessModel(**content["hyper_parameters"])
     model.to(content["state_dict"]["net.z0"].dtype)  # before loading, which would round
     model.load_state_dict(content["state_dict"])
@@ -57,11 +55,12 @@ def drawn_from(
     if not path.exists():
         return None
     state, facts = weights.load(path)
-    if facts["run"] not in {record.run for record in records}:
-        return None
-    model = PointProcessModel(**facts["hyper_parameters"])
-    model.net.load_state_dict(state)
-    data = PoissonEvents(**{**facts["data"], "data_seed": facts["seed"]})
+    with weights.fitting(path):
+        if facts["run"] not in {record.run for record in records}:
+            return None
+        model = PointProcessModel(**facts["hyper_parameters"])
+        model.net.load_state_dict(state)
+        data = PoissonEvents(**{**facts["data"], "data_seed": facts["seed"]})
     return model.double().eval(), data
 
 

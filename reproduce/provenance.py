@@ -105,12 +105,17 @@ def read(csv: Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError: If there is none.
     """
     path = path_for(csv)
+    text = storage.read(path)
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a provenance file: {error}.") from error
-    if not isinstance(runs, dict):
-        raise ValueError(f"{path} is not a provenance file: its runs are not named.")
+        runs = json.loads(text)["runs"]
+        whole = isinstance(runs, dict) and all(isinstance(e, dict) for e in runs.values())
+        if not whole:
+            raise TypeError("its runs are not named or not described")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is not a provenance file: {reason}. Mend the file, or remove it."
+        ) from error
     return runs
 
 

@@ -6,7 +6,6 @@ gives the same bits, and everything that is drawn or judged later can be redone 
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from reproduce import storage
+from reproduce import storage, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 # The profile that says most first.
 PROFILES = ("paper", "short", "quick", "smoke")
 SEEDS_FOR_A_VERDICT = 5
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys them
 
 Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error", "skipped"]
 
@@ -73,11 +74,12 @@ class Record:
         object.__setattr__(self, "value", value)  # NumPy's and torch's scalars become plain
         if self.status not in get_args(Status):
             choices = ", ".join(get_args(Status))
-            raise ValueError(f"Unknown status {self.status!r}. Choose one of {choices}.")
+            given = tables.shown(self.status)
+            raise ValueError(f"Unknown status {given}. Choose one of {choices}.")
         if math.isfinite(value) != (self.status == "ok"):
             raise ValueError(f"The value {value} does not go with status {self.status!r}.")
         if not re.fullmatch("[0-9a-f]{12}", self.run):
-            raise ValueError(f"The run {self.run!r} is not 12 hexadecimal digits.")
+            raise ValueError(f"The run {tables.shown(self.run)} is not 12 hexadecimal digits.")
 
 
 COLUMNS = tuple(field.name for field in fields(Record))
@@ -148,18 +150,14 @@ def read(path: Path) -> list[Record]:
         path: A file that `append` wrote.
 
     Raises:
-        ValueError: If the file is malformed; the message names it and the line.
+        ValueError: If the file is malformed; the message names it, the line and what to do.
         FileNotFoundError: If there is none.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            if tuple(next(rows, ())) != COLUMNS:
-                raise ValueError(f"the columns are not {','.join(COLUMNS)}")
-            return [_record(cells) for cells in rows]
-        except (ValueError, csv.Error) as error:
-            line = max(rows.line_num, 1)
-            raise ValueError(f"{path}, line {line}: {error}") from error
+    found = []
+    for line, cells in tables.rows(path, COLUMNS):
+        with storage.naming(path, line):
+            found.append(_record(cells))
+    return found
 
 
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -230,22 +228,25 @@ def _order(record: Record) -> tuple[str | int, ...]:
     return (*group, record.seed, record.metric, record.run)
 
 
-def _record(cells: Sequence[str]) -> Record:
+def _record(cells: dict[str, str]) -> Record:
     """Build a record from the cells of one line."""
-    if len(cells) != len(COLUMNS):
-        raise ValueError(f"{len(cells)} cells instead of {len(COLUMNS)}")
-    named: dict[str, str | int | float] = dict(zip(COLUMNS, cells, strict=True))
-    for name, kind in (("value", _parse_value), ("seed", int), ("protocol", int)):
-        try:
-            named[name] = kind(str(named[name]))
-        except ValueError:
-            raise ValueError(f"{name} is {named[name]!r}, which is not a number") from None
+    named: dict[str, str | int | float] = {
+        **cells,
+        "value": tables.number("value", cells["value"]),
+        "seed": tables.integer("seed", cells["seed"]),
+        "protocol": tables.integer("protocol", cells["protocol"]),
+    }
+    for name in ("experiment", "row", "metric"):
+        if not cells[name] or not cells[name].isprintable():
+            raise ValueError(f"{name} is {tables.shown(cells[name])}, which is not a name")
+    for name, cell in cells.items():
+        if _CONTROL.search(cell):
+            raise ValueError(f"{name} is {tables.shown(cell)}: control characters")
+    if cells["profile"] not in PROFILES:
+        choices = ", ".join(PROFILES)
+        given = tables.shown(cells["profile"])
+        raise ValueError(f"Unknown profile {given}. Choose one of {choices}")
     return Record(**named)  # type: ignore[arg-type]
-
-
-def _parse_value(text: str) -> float:
-    """Parse a value so that whole numbers stay exact, however large."""
-    return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
 
 
 def _write(path: Path, records: Iterable[Record]) -> None:

@@ -25,12 +25,10 @@ TOLERANCE = 1e-7  # of what is measured: far below the error of anything trained
 
 def finished(result: Result) -> PathModel:
     """Return the trained model of a job, in evaluation and in float64."""
-    import torch
-
     from lightning_modules import PathModel
 
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     model = PathModel(**content["hyper_parameters"]).double()
     model.load_state_dict(content["state_dict"])
     return model.eval()
@@ -62,11 +60,12 @@ def drawn_from(
     if not path.exists():
         return None
     state, facts = weights.load(path)
-    if facts["run"] not in {record.run for record in records}:
-        return None
-    model = PathModel(**facts["hyper_parameters"]).double()
-    model.net.load_state_dict(state)
-    return model.eval(), observed(facts["data"], facts["seed"])
+    with weights.fitting(path):
+        if facts["run"] not in {record.run for record in records}:
+            return None
+        model = PathModel(**facts["hyper_parameters"]).double()
+        model.net.load_state_dict(state)
+        return model.eval(), observed(facts["data"], facts["seed"])
 
 
 def predicted(model: PathModel, times: Tensor) -> Tensor:

@@ -52,8 +52,9 @@ class Trained:
 def classifier(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     """Return the classifier of a weights file, and the facts that were written with it."""
     state, facts = weights.load(path)
-    model = ImageClassifier(**facts["hyper_parameters"])
-    model.net.load_state_dict(state)
+    with weights.fitting(path):
+        model = ImageClassifier(**facts["hyper_parameters"])
+        model.net.load_state_dict(state)
     return model.eval(), facts
 
 

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 def finished(result: Result) -> VectorFieldModel:
     """Return the trained model of a job, in evaluation and in float64."""
-    import torch
-
     from lightning_modules import VectorFieldModel
 
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     model = VectorFieldModel(**content["hyper_parameters"]).double()
     model.load_state_dict(content["state_dict"])
     return model.eval()
@@ -48,11 +46,12 @@ def course(
     if not path.exists():
         return []
     stages, facts = weights.load(path)
-    if facts["run"] not in {record.run for record in records}:
-        return []
     found = []
-    for k, update in enumerate(facts["updates"]):
-        model = VectorFieldModel(**facts["hyper_parameters"])
-        model.net.load_state_dict({name: tensors[k] for name, tensors in stages.items()})
-        found.append((update, model.double().eval()))
+    with weights.fitting(path):
+        if facts["run"] not in {record.run for record in records}:
+            return []
+        for k, update in enumerate(facts["updates"]):
+            model = VectorFieldModel(**facts["hyper_parameters"])
+            model.net.load_state_dict({name: tensors[k] for name, tensors in stages.items()})
+            found.append((update, model.double().eval()))
     return found

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 def finished(result: Result) -> TrajectoryModel:
     """Return the trained model of a job, in evaluation."""
-    import torch
-
     from lightning_modules import TrajectoryModel
 
     path = result.folder / "checkpoints" / "last.ckpt"
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = weights.checkpoint(path)
     model = TrajectoryModel(**content["hyper_parameters"])
     # A float64 model's tolerances are finer than float32 can resolve.
     model.to(next(iter(content["state_dict"].values())).dtype)
@@ -37,9 +35,10 @@ def load(path: Path) -> tuple[TrajectoryModel, dict[str, Any]]:
     from lightning_modules import TrajectoryModel
 
     state, facts = weights.load(path)
-    model = TrajectoryModel(**facts["hyper_parameters"])
-    model.to(getattr(torch, facts.get("dtype", "float32")))
-    model.net.load_state_dict(state)
+    with weights.fitting(path):
+        model = TrajectoryModel(**facts["hyper_parameters"])
+        model.to(getattr(torch, facts.get("dtype", "float32")))
+        model.net.load_state_dict(state)
     return model.eval(), facts
 
 

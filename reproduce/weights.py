@@ -7,6 +7,8 @@ two or more dimensions as integers from -127 to 127 and one scale for each outpu
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +61,66 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
             facts, packed = json.loads(metadata["facts"]), json.loads(metadata["packed"])
-        if not isinstance(facts, dict):
-            raise ValueError("its facts are no mapping")
+        if not isinstance(facts, dict) or not isinstance(packed, list):
+            raise ValueError("its facts are no mapping, or what is packed no list")
         scales = {name: tensors.pop(name + _SCALE) for name in packed}
-    except (SafetensorError, KeyError, ValueError) as error:
+        return {name: _unpacked(t, scales.get(name)) for name, t in tensors.items()}, facts
+    except FileNotFoundError:
+        raise
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise ValueError(
-            f"{path} holds no weights of this suite ({error}). Remove it and run again."
+            f"{path} holds no weights of this suite ({_one_line(error)}). Remove it and run again."
         ) from error
-    return {name: _unpacked(t, scales.get(name)) for name, t in tensors.items()}, facts
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint: tensors and plain values; nothing in it is executed.
+
+    Raises:
+        ValueError: If the file is none, or holds anything else; the message names it.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise TypeError("it has no state_dict")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of the unpickler, of the archive, of torch
+        raise ValueError(
+            f"{path} is no checkpoint of this suite ({_one_line(error)}). Remove it and run again."
+        ) from error
+    return content
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Name a weights file within whose block a network cannot be built from its facts.
+
+    Raises:
+        ValueError: In the place of what building it raised.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else _one_line(error)
+        raise ValueError(
+            f"{path} does not fit the network that it names ({reason}). Remove it and run again."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    sentence = line.split(". ")[0].removesuffix(".")
+    return "".join(c for c in sentence if c.isprintable())
 
 
 def _packed(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:

@@ -21,7 +21,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.storage": (),
     "reproduce.catalogue": (),
     "reproduce.paper": (),
-    "reproduce.records": ("reproduce.storage",),
+    "reproduce.tables": ("reproduce.storage",),
+    "reproduce.records": ("reproduce.storage", "reproduce.tables"),
     "reproduce.provenance": ("reproduce.storage",),
     "reproduce.plotting": ("reproduce.storage",),
     "reproduce.progress": (),
@@ -152,7 +153,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "reproduce.compare": ("reproduce.paper", "reproduce.records"),
     "reproduce.weights": ("reproduce.storage",),
-    "reproduce.evidence": ("reproduce.records", "reproduce.storage", "reproduce.weights"),
+    "reproduce.evidence": (
+        "reproduce.records",
+        "reproduce.storage",
+        "reproduce.tables",
+        "reproduce.weights",
+    ),
     "reproduce.classification": (
         "datamodules",
         "reproduce.context",

@@ -114,5 +114,5 @@ def test_changed_settings_leave_the_weights_alone(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "curves").mkdir()
     (tmp_path / "curves" / "short.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match=r"short\.csv: the columns are not row,seed"):
+    with pytest.raises(ValueError, match=r"short\.csv, line 1: the columns are not row,seed"):
         evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
