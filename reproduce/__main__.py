@@ -1,7 +1,6 @@
 """Command line of the suite: ``python -m reproduce table1``; see ``--help``."""
 
 import argparse
-import difflib
 import importlib
 import os
 import re
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.allocator import keep_freed_memory
 from reproduce.catalogue import claim, names
+from reproduce.comparing import DEFAULT_OUT
+from reproduce.usage import UsageError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,8 @@ PROFILES = ("smoke", "quick", "short", "paper")
 VERBS = {
     "list": "what can be regenerated",
     "all": "every table and figure, one after another",
-    "compare": "this machine's results beside the shipped ones and the paper's, with verdicts",
+    "compare": "this machine's results beside the shipped ones and the paper's, with verdicts; "
+    "or two folders of results",
 }
 
 
@@ -43,10 +45,6 @@ NOT_TO_SET = {
 
 
 OF_TRAININGS = ("seeds", "epochs", "set", "devices_per_run")
-
-
-class UsageError(ValueError):
-    """The command line asks for something that does not exist."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,16 +78,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change a setting, as in model.solver.rtol=1e-4; the rows say so",
     )
-    add("--out", type=Path, default=Path("results/local"), help="results (default: %(default)s)")
+    add("--out", type=Path, default=DEFAULT_OUT, help="results (default: %(default)s)")
     add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
     add("--show", action="store_true", help="open the figure, where there is a display")
+    add("--strict", action="store_true", help="compare: fail where a shipped verdict broke")
     add("--report-only", action="store_true", help="redraw from the rows, without training")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input is one line, no traceback."""
-    arguments = build_parser().parse_args(argv)
+    # Flags may stand between targets, as in compare --strict RESULTS.
+    arguments = build_parser().parse_intermixed_args(argv)
     # Without a handler, SIGTERM would leave the training child behind as an orphan.
     signal.signal(signal.SIGTERM, _stop)
     keep_freed_memory()
@@ -128,21 +128,18 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         for name in names():
             print(f"{name:<{_column(names())}}{claim(name)}")
         return 0
-    comparing = targets[0] == "compare"
-    if comparing:
-        targets = targets[1:] or ["all"]
+    if targets[0] == "compare":
+        from reproduce import comparing
+
+        _check_numbers(arguments)
+        _check_flags(arguments, "compare", ("seed", *OF_TRAININGS))
+        return comparing.run(arguments.targets[1:], arguments)
+    if arguments.strict:
+        raise UsageError("--strict goes with compare.")
     chosen = names() if targets == ["all"] else targets
     for name in chosen:
         _check_name(name)
     _check_numbers(arguments)
-    if comparing:
-        _check_flags(arguments, "compare", ("seed", *OF_TRAININGS))
-        from reproduce import printout
-
-        for name in chosen:
-            printout.stored(name, arguments.out, arguments.profile)
-        printout.verdicts(None if targets == ["all"] else chosen, arguments.out)
-        return 0
     # All of them before the first, which may take hours.
     for name in chosen:
         module = importlib.import_module(f"reproduce.experiments.{name}")
@@ -333,8 +330,7 @@ def _check_name(name: str) -> None:
     if name in VERBS:
         raise UsageError(f"{name} goes first or stands alone; see --help.")
     if name not in names():
-        near = difflib.get_close_matches(name, known, n=3) or known
-        raise UsageError(f"Unknown target {name!r}. Did you mean {', '.join(near)}?")
+        raise UsageError(f"Unknown target {name!r}. Did you mean {nearest(name, known)}?")
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:

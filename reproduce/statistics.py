@@ -80,6 +80,27 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
     return Interval(difference, float(found.low), float(found.high))
 
 
+def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the p-value of Welch's test that two means are equal; each has two values or more."""
+    from scipy import stats
+
+    if len(set(first)) == len(set(second)) == 1:
+        return float(first[0] == second[0])
+    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values that account for their number: below 0.05 is what Holm's procedure rejects.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def seeds_to_bound_mean(sd: float, distance: float) -> int | None:
     """Return the least number of values whose t interval of the mean reaches ``distance``."""
     return _least(lambda n: _quantile(n - 1) * sd / math.sqrt(n) <= distance)
