@@ -1,6 +1,6 @@
 """LightningModules of the suite: the names that ``--model`` accepts."""
 
-from lightning_modules.classifier import ImageClassifier
+from lightning_modules.classifier import Classifier, FieldClassifier, ImageClassifier
 from lightning_modules.density import DensityModel
 from lightning_modules.path import PathModel
 from lightning_modules.point_process import PointProcessModel
@@ -8,7 +8,9 @@ from lightning_modules.trajectories import TrajectoryModel
 from lightning_modules.vector_field import VectorFieldModel
 
 __all__ = [
+    "Classifier",
     "DensityModel",
+    "FieldClassifier",
     "ImageClassifier",
     "PathModel",
     "PointProcessModel",

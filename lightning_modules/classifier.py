@@ -26,67 +26,28 @@ CLASSES = 10
 PIXELS = 28 * 28
 
 
-class ImageClassifier(pl.LightningModule):
-    """Classifies MNIST digits with a discrete or a continuous body (Table 1).
+class Classifier(pl.LightningModule):
+    """What all classifiers of MNIST digits share: loss, test and optimizer.
 
     A batch is ``(images, labels)``: floats in [0, 1], ``(batch, 1, 28, 28)``, and class indices,
-    ``(batch,)``. The loss is the cross-entropy in nats.
+    ``(batch,)``. The loss is the cross-entropy in nats. A model of your own may derive from it.
 
     Args:
-        body: What stands between the stem and the head that all bodies share: ``resnet`` puts
-            residual blocks there, ``ode`` one ODE block (RK-Net with direct gradients, ODE-Net
-            with the adjoint), ``none`` nothing. ``mlp`` replaces the whole network.
-        stem: How the image is downsampled twice; not read by ``mlp``.
-        width: Channels throughout; not read by ``mlp``.
-        groups: Groups of every normalisation; not read by ``mlp``.
-        blocks: Residual blocks; read by ``resnet`` alone.
-        hidden: Hidden units; read by ``mlp`` alone.
-        time_input: Whether the field sees t; read by ``ode`` alone.
-        solver: How the continuous body is solved; read by ``ode`` alone.
+        net: Maps images to logits, ``(batch, 10)``.
         optimizer: Update rule and learning rate.
         schedule: Course of the learning rate.
     """
 
     def __init__(
         self,
-        body: Body = "ode",
-        stem: Stem = "res",
-        width: int = 64,
-        groups: int = 32,
-        blocks: int = 6,
-        hidden: int = 300,
-        time_input: bool = True,
-        solver: SolverSettings = SolverSettings(gradient="adjoint"),
+        net: nn.Module,
         optimizer: OptimizerSettings = OptimizerSettings(),
         schedule: ScheduleSettings = ScheduleSettings(),
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(
-            plain(
-                body=body,
-                stem=stem,
-                width=width,
-                groups=groups,
-                blocks=blocks,
-                hidden=hidden,
-                time_input=time_input,
-                solver=solver,
-                optimizer=optimizer,
-                schedule=schedule,
-            )
-        )
+        self.net = net
         self.optimizer_settings = settings(OptimizerSettings, optimizer)
         self.schedule_settings = settings(ScheduleSettings, schedule)
-        if body == "mlp":
-            self.net = build_mlp(PIXELS, hidden, CLASSES)
-        else:
-            self.net = nn.Sequential(
-                build_stem(stem, width, groups),
-                _build_body(
-                    body, width, groups, blocks, time_input, settings(SolverSettings, solver)
-                ),
-                build_head(width, groups, CLASSES),
-            )
         self.test_wrong = SumMetric()
         self.test_images = SumMetric()
 
@@ -129,6 +90,108 @@ class ImageClassifier(pl.LightningModule):
         return configured(
             self.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
+
+
+class ImageClassifier(Classifier):
+    """Classifies MNIST digits with a discrete or a continuous body (Table 1).
+
+    Args:
+        body: What stands between the stem and the head that all bodies share: ``resnet`` puts
+            residual blocks there, ``ode`` one ODE block (RK-Net with direct gradients, ODE-Net
+            with the adjoint), ``none`` nothing. ``mlp`` replaces the whole network.
+        stem: How the image is downsampled twice; not read by ``mlp``.
+        width: Channels throughout; not read by ``mlp``.
+        groups: Groups of every normalisation; not read by ``mlp``.
+        blocks: Residual blocks; read by ``resnet`` alone.
+        hidden: Hidden units; read by ``mlp`` alone.
+        time_input: Whether the field sees t; read by ``ode`` alone.
+        solver: How the continuous body is solved; read by ``ode`` alone.
+        optimizer: Update rule and learning rate.
+        schedule: Course of the learning rate.
+    """
+
+    def __init__(
+        self,
+        body: Body = "ode",
+        stem: Stem = "res",
+        width: int = 64,
+        groups: int = 32,
+        blocks: int = 6,
+        hidden: int = 300,
+        time_input: bool = True,
+        solver: SolverSettings = SolverSettings(gradient="adjoint"),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: ScheduleSettings = ScheduleSettings(),
+    ) -> None:
+        if body == "mlp":
+            net: nn.Module = build_mlp(PIXELS, hidden, CLASSES)
+        else:
+            solved = settings(SolverSettings, solver)
+            inner = _build_body(body, width, groups, blocks, time_input, solved)
+            net = _between(stem, width, groups, inner)
+        super().__init__(net, optimizer, schedule)
+        self.save_hyperparameters(
+            plain(
+                body=body,
+                stem=stem,
+                width=width,
+                groups=groups,
+                blocks=blocks,
+                hidden=hidden,
+                time_input=time_input,
+                solver=solver,
+                optimizer=optimizer,
+                schedule=schedule,
+            )
+        )
+
+
+class FieldClassifier(Classifier):
+    """An ODE-Net around a vector field of your own, between the stem and head of Table 1.
+
+    In a configuration the field is a ``class_path`` with ``init_args``. A checkpoint does not name
+    its class, since it would be imported from there: to load one, give ``field=`` again.
+
+    Args:
+        field: Called as ``field(t, y)`` with a scalar t and maps ``(batch, width, 7, 7)``; returns
+            dy/dt of that shape. Its parameters are trained.
+        stem: How the image is downsampled twice.
+        width: Channels of the state.
+        groups: Groups of the normalisations in stem and head.
+        solver: How the equation is solved.
+        optimizer: Update rule and learning rate.
+        schedule: Course of the learning rate.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        stem: Stem = "res",
+        width: int = 64,
+        groups: int = 32,
+        solver: SolverSettings = SolverSettings(gradient="adjoint"),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: ScheduleSettings = ScheduleSettings(),
+    ) -> None:
+        block = OdeBlock(field, settings(SolverSettings, solver))
+        super().__init__(_between(stem, width, groups, block), optimizer, schedule)
+        self.save_hyperparameters(
+            plain(
+                stem=stem,
+                width=width,
+                groups=groups,
+                solver=solver,
+                optimizer=optimizer,
+                schedule=schedule,
+            )
+        )
+
+
+def _between(stem: Stem, width: int, groups: int, inner: nn.Module) -> nn.Sequential:
+    """Return a network of the stem and the head that all bodies share."""
+    return nn.Sequential(
+        build_stem(stem, width, groups), inner, build_head(width, groups, CLASSES)
+    )
 
 
 def _build_body(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from reproduce.context import Context
+    from reproduce.own_rows import OwnRow
     from reproduce.records import Record
 
 PROFILES = ("smoke", "quick", "short", "paper")
@@ -45,6 +46,7 @@ NOT_TO_SET = {
 
 
 OF_TRAININGS = ("seeds", "epochs", "set", "devices_per_run")
+TAKING_ROWS = ("table1", "ablations", "table2", "fig3")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="change a setting, as in model.solver.rtol=1e-4; the rows say so",
+    )
+    add(
+        "--row",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE.yaml",
+        help="add a model of your own to the table, as a row named after its file",
     )
     add("--out", type=Path, default=DEFAULT_OUT, help="results (default: %(default)s)")
     add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
@@ -132,7 +142,7 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         from reproduce import comparing
 
         _check_numbers(arguments)
-        _check_flags(arguments, "compare", ("seed", *OF_TRAININGS))
+        _check_flags(arguments, "compare", ("seed", "row", *OF_TRAININGS))
         return comparing.run(arguments.targets[1:], arguments)
     if arguments.strict:
         raise UsageError("--strict goes with compare.")
@@ -146,7 +156,32 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         _check_flags(arguments, name, () if module.TRAINS else OF_TRAININGS)
         seeded = getattr(module, "SEEDED", module.TRAINS)
         _check_flags(arguments, name, () if seeded else ("seed",))
+        if arguments.row and name not in TAKING_ROWS:
+            raise UsageError(_no_rows(name, module))
     return max(_reproduce(name, arguments, argv) for name in chosen)
+
+
+def _no_rows(name: str, module: ModuleType) -> str:
+    """Say why an experiment takes no rows of the user's own."""
+    why = (
+        "its rows are variants of our own models, whose inside is measured"
+        if module.TRAINS
+        else "it trains nothing"
+    )
+    return f"{name} takes no --row: {why}. It goes with {', '.join(TAKING_ROWS)}."
+
+
+def _own_rows(files: Sequence[Path]) -> "tuple[OwnRow, ...]":
+    from reproduce import own_rows, plotting
+
+    found: dict[str, OwnRow] = {}
+    for path in files:
+        try:
+            row = own_rows.read(path, {*plotting.NAMES, *found})
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        found[row.name] = row
+    return tuple(found.values())
 
 
 def _check_flags(arguments: argparse.Namespace, name: str, unread: Sequence[str]) -> None:
@@ -166,6 +201,8 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
+        if arguments.row:
+            raise UsageError("--report-only draws every row that is there; leave --row out.")
         rows = _stored(path, ctx.overrides_text, arguments.seed)
     else:
         _check_folders(ctx, path)
@@ -285,6 +322,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         data_root=arguments.data_root,
         command=("reproduce", *argv),
         devices=arguments.devices_per_run or 1,
+        own=_own_rows(arguments.row),
     )
 
 
@@ -292,7 +330,7 @@ def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
     minutes = module.PROFILES[ctx.profile].minutes
     seeds = len(ctx.seeds)
     unusual = ctx.device != "cpu" or ctx.devices > 1 or "trainer.max_epochs" in ctx.changes
-    if minutes is None or unusual:
+    if minutes is None or unusual or ctx.own:
         time = "time not measured for this set-up"
     else:
         time = f"about {minutes * seeds:g} min on two CPU cores"

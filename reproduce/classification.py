@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import evidence
+from reproduce import evidence, own_rows, trials
 from reproduce.context import Context, Profile
-from reproduce.jobs import Job, Result
+from reproduce.jobs import BadSettings, Job, Result, configuration
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 PROTOCOL = 1  # of the trainings, whichever table they are for
 TRAIN_IMAGES = 60_000
 MEASURED = ("odenet",)  # rows whose nets other experiments measure: weights of every seed are kept
+BASE = "odenet.yaml"  # of which a user's own row has trainer and data
+FREE = ("augment", "deskew")  # of the data, as rows of ours differ in them too
+NEEDED = ("test/wrong", "test/images")
+CONTRACT = (
+    "A model of this table is a LightningModule that takes batches (images, labels), (n, 1, 28, "
+    "28) in [0, 1] and (n,), and logs test/wrong and test/images, how many images it got wrong "
+    "and how many there were (lightning_modules.Classifier does)."
+)
 METRICS = {
     "test_error": "%",
     "test_images": "images",
@@ -64,36 +72,60 @@ def run(
     A run whose rows are there is not repeated, on whatever machine they were made.
 
     Args:
-        ctx: The context.
+        ctx: The context, whose own rows are trained beside these.
         experiment: Name of the experiment.
         profile: Its profile that is run.
         rows: Its rows; each has a configuration of its name.
         again: Whether to repeat those runs too, since their weights are missing.
+
+    Raises:
+        BadSettings: If a row cannot be trained with what the user asked for.
     """
     from datamodules import MNIST
 
     MNIST(root=ctx.data_root).prepare_data()
-    overrides = {**profile.overrides, **ctx.device_overrides(), **ctx.changes}
     work = [
-        Job(experiment, row, f"{row}.yaml", overrides, seed, PROTOCOL)
-        for seed in ctx.seeds
-        for row in rows
+        job for seed in ctx.seeds for job in _jobs(ctx, experiment, profile.overrides, rows, seed)
     ]
     jobs_done = [] if again else work
     records = [row for job in jobs_done for row in ctx.found(experiment, job.run)]
     there = {row.run for row in records}
     if there:
         print(f"{len(there)} of {len(work)} runs have their rows in {ctx.csv(experiment)}.")
-    for result in ctx.train(job for job in work if job.run not in there):
+    left = [job for job in work if job.run not in there]
+    trials.check(left, NEEDED, CONTRACT)
+    for trained in ctx.train(left):
+        result = trials.checked(trained, NEEDED, CONTRACT)
         made = _records(ctx, result)
         # First what stands beside the rows: a run whose rows are there is never taken up again.
         if result.status == "ok":
             folder = result.job.folder(ctx.runs)
-            measured = result.job.row in MEASURED
+            measured = result.job.row in MEASURED or result.job.own is not None
             evidence.keep(ctx.csv(experiment), folder, made[0], every_seed=measured)
         ctx.save(made, result.made)
         records += made
     return records
+
+
+def _jobs(
+    ctx: Context, experiment: str, overrides: Mapping[str, Any], rows: Sequence[str], seed: int
+) -> list[Job]:
+    """Return the trainings of one seed: those of the table, then the user's own."""
+    last = {**ctx.device_overrides(), **ctx.changes}
+    ours = [
+        Job(experiment, row, f"{row}.yaml", {**overrides, **last}, seed, PROTOCOL) for row in rows
+    ]
+    try:
+        own = [own_rows.placed(row, configuration(BASE), FREE) for row in ctx.own]
+    except ValueError as error:
+        raise BadSettings(f"{experiment}, {error}") from error
+    return [
+        *ours,
+        *(
+            Job(experiment, r.name, BASE, {**r.applying(overrides), **last}, seed, PROTOCOL, r)
+            for r in own
+        ),
+    ]
 
 
 def table(records: Sequence[Record], rows: Sequence[str]) -> "pd.DataFrame":
@@ -104,7 +136,8 @@ def table(records: Sequence[Record], rows: Sequence[str]) -> "pd.DataFrame":
     if frame.empty:
         return frame
     wide = frame.pivot_table(index="row", columns="metric", values="value", aggfunc="mean")
-    return wide.reindex(index=[row for row in rows if row in wide.index], columns=list(METRICS))
+    shown = [row for row in _with_own(records, rows) if row in wide.index]
+    return wide.reindex(index=shown, columns=list(METRICS))
 
 
 def plot(records: Sequence[Record], rows: Sequence[str], title: str) -> "Figure":
@@ -113,10 +146,15 @@ def plot(records: Sequence[Record], rows: Sequence[str], title: str) -> "Figure"
 
     with plotting.style():
         figure, (left, right) = plotting.subplots(1, 2, width_ratios=[3, 2], sharey=True)
-        _draw(left, right, records, rows)
+        _draw(left, right, records, _with_own(records, rows))
         budget = min((r.budget for r in records), key=len)  # of a row without a solver
         figure.suptitle(f"{title}: {budget}")
     return figure
+
+
+def _with_own(records: Sequence[Record], rows: Sequence[str]) -> list[str]:
+    """Return the rows of a table, then those that a user has added to its records."""
+    return list(dict.fromkeys([*rows, *(r.row for r in records)]))
 
 
 def _draw(left: "Axes", right: "Axes", records: Sequence[Record], rows: Sequence[str]) -> None:
@@ -134,7 +172,7 @@ def _draw(left: "Axes", right: "Axes", records: Sequence[Record], rows: Sequence
     plotting.legend(right)
     left.set_xlabel("test error (%), one mark a seed")
     left.set_xlim(left=0)
-    left.set_yticks(range(len(rows)), [plotting.NAMES[row] for row in rows])
+    left.set_yticks(range(len(rows)), [plotting.method_style(row)["label"] for row in rows])
     left.invert_yaxis()
     right.set_xlabel("parameters (millions)")
 
@@ -182,7 +220,7 @@ def _values(result: Result) -> dict[str, float]:
         # From the counts, which are exact, and not from a rounded mean.
         "test_error": 100 * result.metrics["test/wrong"] / images,
         "test_images": images,
-        "test_loss": result.metrics["test/loss"],
+        **({"test_loss": result.metrics["test/loss"]} if "test/loss" in result.metrics else {}),
         "parameters": result.parameters,
         **{
             name: result.cost[name]
@@ -195,7 +233,7 @@ def _values(result: Result) -> dict[str, float]:
 def budget(config: dict[str, Any]) -> str:
     """Say in words how long a resolved configuration trains."""
     trainer, batch = config["trainer"], config["data"]["init_args"]["batch_size"]
-    schedule = config["model"]["init_args"]["schedule"]["name"].replace("_", " ")
+    schedule = schedule_text(config)
     limit, whole = trainer["limit_train_batches"], TRAIN_IMAGES // batch
     batches = limit if isinstance(limit, int) else int(limit * whole)
     epochs = trainer["max_epochs"]
@@ -208,15 +246,26 @@ def budget(config: dict[str, Any]) -> str:
     return f"{length}, batch {batch}, {schedule}"
 
 
+def schedule_text(config: dict[str, Any]) -> str:
+    """Name the schedule of a resolved configuration, or say that the model has its own."""
+    schedule = config["model"].get("init_args", {}).get("schedule")
+    named = schedule.get("name") if isinstance(schedule, dict) else None
+    return str(named).replace("_", " ") if named else "its own schedule"
+
+
 def solver_text(config: dict[str, Any]) -> str:
     """Name the solver of a resolved configuration; empty for a network without an equation."""
-    model = config["model"]["init_args"]
-    if model["body"] != "ode":
+    model = config["model"].get("init_args", {})
+    solver = model.get("solver")
+    if model.get("body", "ode") != "ode" or not isinstance(solver, dict):
         return ""
-    solver = model["solver"]
-    text = f", {solver['backend']} {solver['method']} {solver['gradient']} at {solver['rtol']:g}"
+    stated = [str(solver[name]) for name in ("backend", "method", "gradient") if name in solver]
+    stated += [f"at {solver['rtol']:g}"] if "rtol" in solver else []
+    text = f", {' '.join(stated)}" if stated else ""
     devices = config["trainer"].get("devices", 1)
     if devices == 1:
         return text
     # Each device solves the equation of its part of the batch, by its own steps or by shared ones.
-    return f"{text}, steps {'shared by' if solver['sync_norm'] else 'apart on'} {devices} devices"
+    return (
+        f"{text}, steps {'shared by' if solver.get('sync_norm') else 'apart on'} {devices} devices"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import jobs, provenance, records
+from reproduce.own_rows import OwnRow
 from reproduce.progress import Display
 
 
@@ -42,6 +43,7 @@ class Context:
         data_root: Folder of the data sets; None for the default.
         command: The command line as in ``sys.argv``, for the provenance.
         devices: Devices that one training is distributed over.
+        own: Rows of the user's own, beside those of the experiment.
     """
 
     profile: str
@@ -54,6 +56,7 @@ class Context:
     data_root: str | None = None
     command: tuple[str, ...] = ("reproduce",)
     devices: int = 1
+    own: tuple[OwnRow, ...] = ()
 
     @property
     def overrides_text(self) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHIPPED = Path(__file__).parent.parent / "results"
+_OURS = "lightning_modules."
 WINDOW = 50  # updates that a point of a curve is the mean over
 _RUN = ("row", "seed", "overrides", "run")
 CURVE = (*_RUN, "update", "metric", "value")
@@ -158,7 +159,11 @@ def _seed_of(path: Path) -> float:
 
 
 def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
-    """Write the weights of a run."""
+    """Write the weights of a run; not those of a class that this suite does not know."""
+    job = checkpoint.parents[1] / "job.yaml"
+    config = yaml.safe_load(job.read_text()) if job.exists() else {}
+    if not config.get("model", {}).get("class_path", _OURS).startswith(_OURS):
+        return
     content = weights.checkpoint(checkpoint)
     facts = {
         "row": record.row,
@@ -168,11 +173,12 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
         "hyper_parameters": content["hyper_parameters"],
         "dtype": str(next(iter(content["state_dict"].values())).dtype).removeprefix("torch."),
     }
-    job = checkpoint.parents[1] / "job.yaml"
-    if job.exists():
-        data = yaml.safe_load(job.read_text())["data"]["init_args"]
+    if config:
+        data = config["data"]["init_args"]
         # Where the files lay is no fact about the weights.
         facts["data"] = {key: value for key, value in data.items() if key != "root"}
+        field = config["model"]["init_args"].get("field")
+        facts |= {"field": field} if field is not None else {}
     weights.save(path, _of_net(content["state_dict"]), facts)
     course = content.get("callbacks", {}).get("Course")
     if course:

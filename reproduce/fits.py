@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reproduce import evidence
+from reproduce import evidence, trials
 from reproduce.context import Context
 from reproduce.jobs import BadSettings, Job, Result, short_key
+from reproduce.own_rows import OwnRow
 from reproduce.records import Record, Status
 
 
@@ -36,6 +37,7 @@ class Fit:
         config: File name of its configuration.
         seed: Its seed.
         overrides: What it changes in the configuration.
+        own: The user's row that it is for; None for ours.
     """
 
     row: str
@@ -43,6 +45,20 @@ class Fit:
     config: str
     seed: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    own: OwnRow | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a model of the user's own must be.
+
+    Args:
+        needed: Metrics that it logs in its test.
+        text: What it must take and log, in a sentence.
+    """
+
+    needed: tuple[str, ...]
+    text: str
 
 
 Measure = Callable[[Fit, Result, Sequence[Record]], Mapping[str, float | Failed]]
@@ -58,6 +74,7 @@ def run(
     fixed: Sequence[str] = (),
     *,
     keep: bool = True,
+    contract: Contract | None = None,
 ) -> list[Record]:
     """Train all fits and write the rows of each as soon as its test has ended.
 
@@ -74,9 +91,10 @@ def run(
         unit: Returns the unit of a metric.
         fixed: Settings that say which fit a row is, so that the user cannot change them.
         keep: Whether to keep curves and weights beside the rows.
+        contract: What rows of the user's own must be; None where there are none.
 
     Raises:
-        BadSettings: If the user changed one of those.
+        BadSettings: If the user changed one of those, or if a row of theirs cannot be trained.
     """
     refused = sorted(set(map(short_key, ctx.changes)) & set(fixed))
     if refused:
@@ -96,6 +114,7 @@ def run(
             {**fit.overrides, **device, **ctx.changes},
             fit.seed,
             protocol,
+            fit.own,
         )
         for fit in fits
     ]
@@ -106,7 +125,12 @@ def run(
     there = {row.run for row in records}
     if there:
         print(f"{len(there)} of {len(jobs)} trainings have their rows in {ctx.csv(experiment)}.")
-    for result in ctx.train(job for job in jobs if job.run not in there):
+    left = [job for job in jobs if job.run not in there]
+    if contract is not None:
+        trials.check(left, contract.needed, contract.text)
+    for result in ctx.train(left):
+        if contract is not None:
+            result = trials.checked(result, contract.needed, contract.text)
         fit = by_run[result.job.run]
         values: Mapping[str, float | Failed] = {fit.metric: Failed(result.status, result.hint)}
         if result.status == "ok":
@@ -155,13 +179,19 @@ def _records(
 def budget(config: dict[str, Any]) -> str:
     """Say in words how long a resolved configuration with an epoch of steps trains."""
     trainer, data = config["trainer"], config["data"]["init_args"]
-    given = config["model"]["init_args"]
-    optimizer, schedule = given["optimizer"], given["schedule"]["name"].replace("_", " ")
     steps = data["steps"]
     if isinstance(trainer["limit_train_batches"], int):
         steps = min(steps, trainer["limit_train_batches"])
+    updates = f"{trainer['max_epochs'] * steps:,} updates"
+    return f"{updates} of {_optimizer(config)}, batch {data['batch_size']}"
+
+
+def _optimizer(config: dict[str, Any]) -> str:
+    """Name optimizer and schedule, or say that the model has its own."""
+    given = config["model"].get("init_args", {})
+    optimizer, schedule = given.get("optimizer"), given.get("schedule")
+    if not (isinstance(optimizer, dict) and isinstance(schedule, dict)):
+        return "its own optimizer"
     names = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
-    return (
-        f"{trainer['max_epochs'] * steps:,} updates of {names[optimizer['name']]} "
-        f"{optimizer['lr']:g} ({schedule}), batch {data['batch_size']}"
-    )
+    told = schedule["name"].replace("_", " ")
+    return f"{names[optimizer['name']]} {optimizer['lr']:g} ({told})"

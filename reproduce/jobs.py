@@ -1,5 +1,6 @@
 """One training as a job: a child process, found again when finished, resumed when broken."""
 
+import copy
 import difflib
 import hashlib
 import json
@@ -22,6 +23,7 @@ import yaml
 from filelock import FileLock
 
 from reproduce import provenance, storage
+from reproduce.own_rows import OwnRow
 from reproduce.records import Status
 
 BAD_COMMAND_LINE = 2
@@ -44,6 +46,7 @@ class Job:
         overrides: Values by dotted key, such as ``model.solver.rtol``; later than the file.
         seed: Seeds the weights, the order of the data and its augmentation.
         protocol: The experiment's version; a higher one finds none of the earlier runs.
+        own: The user's row, whose sections stand in the place of the file's; None for ours.
     """
 
     experiment: str
@@ -52,12 +55,14 @@ class Job:
     overrides: dict[str, Any]
     seed: int
     protocol: int
+    own: OwnRow | None = None
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """The configuration with all overrides and the seed."""
-        text = (resources.files("reproduce") / "configs" / self.config).read_text()
-        config = yaml.safe_load(text)
+        config = configuration(self.config)
+        if self.own is not None:
+            config |= copy.deepcopy(self.own.sections)
         for key, value in self.overrides.items():
             _set(config, _full_key(key), value)
         config["seed_everything"] = self.seed
@@ -69,7 +74,10 @@ class Job:
         config = json.loads(json.dumps(self.resolved))
         for path in _NOT_IDENTITY:
             _drop(config, path)
-        text = json.dumps({"config": config, "protocol": self.protocol}, sort_keys=True)
+        identity = {"config": config, "protocol": self.protocol}
+        if self.own is not None:  # it may be a copy of one of ours
+            identity["row"] = self.row
+        text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def folder(self, runs: Path) -> Path:
@@ -110,6 +118,13 @@ class Result:
         """The device as a row states it; empty if the training ended before it said so."""
         names = self.process.get("devices") or [""]
         return f"cpu, {self.process['threads']} threads" if names == ["cpu"] else names[0]
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """Return a configuration in ``reproduce/configs`` by its file name."""
+    text = (resources.files("reproduce") / "configs" / name).read_text()
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
 
 
 Watch = Callable[[dict[str, Any]], None]
@@ -212,7 +227,8 @@ def short_key(key: str) -> str:
 
 
 def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
-    return provenance.collect(command, {**job.resolved, **summary.get("process", {})})
+    made = provenance.collect(command, {**job.resolved, **summary.get("process", {})})
+    return made if job.own is None else {**made, "own_row": job.own.origin}
 
 
 def _train(job: Job, folder: Path, watch: Watch) -> int:

@@ -29,7 +29,8 @@ _ROUNDING = 1e-9  # relative, of exact numbers that are no integers
 _SOLVER = "model.solver."
 # What says where a training ran and which of several it is, not what it computes.
 _ELSEWHERE = ("seed_everything", "seed", "data_seed", "member_seeds", "root", "default_root_dir")
-_DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
+_DEVICE = ("trainer.accelerator", "trainer.strategy")
+_PROCESSES = ("trainer.devices", "trainer.num_nodes")
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _settings(entries: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]
         if not isinstance(settings, dict) or "model" not in settings:
             return None
         for name, value in flat(settings):
-            if value is None or name.split(".")[-1] in _ELSEWHERE or name in _DEVICES:
+            if value is None or name.split(".")[-1] in _ELSEWHERE or name in _DEVICE:
                 continue  # a setting that came later is null where nothing was asked
             short = name.replace(".init_args.", ".")
             # An ensemble lists what each of its members is, one a seed.
@@ -240,11 +241,12 @@ def _incomparable(a: Side, b: Side) -> str:
     if a.unit and b.unit and a.unit != b.unit:
         return f"unit {a.unit!r} against {b.unit!r}"
     changed = _changed(a, b)
-    others = [name for name in changed if not name.startswith(_SOLVER)]
+    others = [n for n in changed if n not in _PROCESSES and not n.startswith(_SOLVER)]
     if others:
         return "; ".join(f"{name} {changed[name]}" for name in others)
-    # Words say what settings do not tell; those of an ODE-Net name its solver.
-    if None in (a.settings, b.settings) and a.budgets != b.budgets:
+    # Words say what settings do not tell, as how processes share the steps of an ODE-Net.
+    told = a.settings is not None and b.settings is not None and not {*_PROCESSES} & {*changed}
+    if a.budgets != b.budgets and not told:
         return f"budget {_either(a.budgets)} against {_either(b.budgets)}"
     return ""
 

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
-from lightning_modules.solvers import SolverFailed
+from lightning_modules.solvers import SolverFailed, import_backend
 from reproduce import provenance, storage
 from reproduce.allocator import keep_freed_memory
 
@@ -87,6 +87,16 @@ class SuiteCLI(LightningCLI):
         Lightning would lay the checkpoint's hyper-parameters over them, and a flag such as
         ``--model.solver.rtol`` would change nothing.
         """
+
+    def before_instantiate_classes(self) -> None:
+        """Import the solver backend that the configuration names by where it is written."""
+        given = self._get(self.config, "model").get("init_args") or {}
+        backend = getattr(given.get("solver"), "backend", "")
+        if ":" in backend:
+            try:
+                import_backend(backend)
+            except ValueError as error:
+                self.parser.error(str(error))
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a value that a class refuses is a bad command line."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules import ImageClassifier
+from lightning_modules import Classifier, ImageClassifier
 from lightning_modules.nets import OdeBlock
 from reproduce import classification, evidence, weights
 from reproduce.context import Context
@@ -26,6 +26,8 @@ class Trained:
         budget: How it was trained, in words.
         stem, field, head: Its parts.
         curves: Its training curves: metric, update, value.
+        row: Row of the table that it was trained for.
+        run: Identity of its training.
     """
 
     seed: int
@@ -34,11 +36,19 @@ class Trained:
     field: nn.Module
     head: nn.Module
     curves: tuple[tuple[str, int, float], ...]
+    row: str = ROW
+    run: str = ""
 
     @property
     def text(self) -> str:
         """Which net this is, in words."""
-        return f"{self.budget}, seed {self.seed}"
+        own = "" if self.row == ROW else f"{self.row} ({self.run}): "
+        return f"{own}{self.budget}, seed {self.seed}"
+
+    @property
+    def prefix(self) -> str:
+        """What the rows of an experiment that measures it begin with; empty for our own net."""
+        return "" if self.row == ROW else f"{self.row}_"
 
     def parts(self, device: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, ...]:
         """Return stem, field and head there and so; they are this net's own."""
@@ -65,10 +75,16 @@ def parts(path: Path) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Any]]:
         ValueError: If the file holds another network.
     """
     model, facts = classifier(path)
-    stem, block, head = model.net
-    if not isinstance(block, OdeBlock):
-        raise ValueError(f"{path} holds the network of {facts['row']}, which has no field.")
-    return stem, block.field, head, facts
+    return *_parts(path, model, facts), facts
+
+
+def _parts(
+    path: Path, model: Classifier, facts: dict[str, Any]
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    found = list(model.net.children())
+    if len(found) != 3 or not isinstance(found[1], OdeBlock):
+        raise ValueError(f"{path} holds the network of {facts.get('row')}, which has no field.")
+    return found[0], found[1].field, found[2]
 
 
 def odenet(ctx: Context, profile: str | None) -> Trained:
@@ -100,13 +116,23 @@ def odenets(ctx: Context, profile: str | None) -> list[Trained]:
 
 
 def _odenet(path: Path) -> Trained:
-    """Return the net of a weights file with its curves, if those are there too."""
-    stem, field, head, facts = parts(path)
+    model, facts = classifier(path)
+    return of_net(path, model, facts)
+
+
+def of_net(path: Path, model: Classifier, facts: dict[str, Any], row: str = ROW) -> Trained:
+    """Return the net of a weights file, its model loaded, with its curves if those are there too.
+
+    Raises:
+        ValueError: If it is another network, or without seed, run or budget.
+    """
     lines = path.parents[1] / "curves" / f"{path.stem.partition('-')[0]}.csv"
     kept = evidence.read(lines, evidence.CURVE) if lines.exists() else []
     curves = tuple(
         (line["metric"], int(line["update"]), float(line["value"]))
         for line in kept
-        if line["run"] == facts["run"]
+        if line["run"] == facts.get("run")
     )
-    return Trained(facts["seed"], facts["budget"], stem, field, head, curves)
+    with weights.fitting(path):
+        found = _parts(path, model, facts)
+        return Trained(facts["seed"], facts["budget"], *found, curves, row, facts["run"])

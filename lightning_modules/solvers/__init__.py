@@ -11,11 +11,13 @@ from lightning_modules.solvers.base import (
     StatsCollector,
     collect_stats,
 )
+from lightning_modules.solvers.importing import import_backend
 from lightning_modules.solvers.registry import (
     Backend,
     Coefficients,
     FactoredField,
     Norm,
+    Solve,
     backends,
     find_backend,
     gradient_table,
@@ -36,6 +38,7 @@ __all__ = [
     "Field",
     "Norm",
     "Solution",
+    "Solve",
     "SolveStats",
     "SolverFailed",
     "SolverSettings",
@@ -46,6 +49,7 @@ __all__ = [
     "collect_stats",
     "find_backend",
     "gradient_table",
+    "import_backend",
     "odeint",
     "register_backend",
     "unregister_backend",

@@ -210,7 +210,8 @@ def find_backend(settings: SolverSettings) -> Backend:
     backend = _BACKENDS.get(settings.backend)
     if backend is None:
         raise ValueError(
-            f"Unknown backend {settings.backend!r}. Choose one of {', '.join(_BACKENDS)}."
+            f"Unknown backend {settings.backend!r}. Choose one of {', '.join(_BACKENDS)}, or "
+            "register one of your own first: register_backend, import_backend."
         )
     if settings.gradient not in backend.gradients:
         able = [name for name, offered in gradient_table().items() if settings.gradient in offered]

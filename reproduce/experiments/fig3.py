@@ -18,7 +18,8 @@ the training, from its own log. The paper's marks, read off the figure, lie bene
 Deviations from the paper:
 
 1. The nets are those of `table1`, whose deviations hold here; a row for every seed whose weights
-   are there. Where there is none, one is trained first, with the same profile.
+   are there. Where there is none, one is trained first, with the same profile. `--row` adds the
+   nets of a row of your own (`lightning_modules.FieldClassifier`); its name stands before theirs.
 2. What one mark of the figure stands for is not stated; here it is a mini-batch of the test set.
 3. Reference and norm of the error are not stated; see above.
 4. The paper's panel d ends at 16.4 evaluations, which its panels a to c have at a tolerance
@@ -72,7 +73,7 @@ class _Mark:
 
 def run(ctx: Context) -> list[Record]:
     """Measure every trained net that has no rows yet; they are written as soon as it is done."""
-    from reproduce import trained
+    from reproduce import own_fields, trained
     from reproduce.progress import Display
 
     given = PROFILES[ctx.profile].overrides
@@ -80,7 +81,8 @@ def run(ctx: Context) -> list[Record]:
     # Backward counts depend on the norm and on both tolerances, which are the same.
     solvers = {name: {"adjoint_norm": "per_tensor", **s} for name, s in SOLVERS.items()}
     records: list[Record] = []
-    nets = trained.odenets(ctx, ctx.profile)
+    own = own_fields.odenets(ctx, ctx.profile)  # first: a row that is none is refused at once
+    nets = [*trained.odenets(ctx, ctx.profile), *own]
     with Display(len(nets)) as display:
         for net in nets:
             display.start(f"net of seed {net.seed}")
@@ -121,8 +123,8 @@ def plot(records: list[Record]) -> "Figure":
         (a, b), (c, d) = axes
         for axis, metric in ((a, "error"), (b, "time"), (c, "nfe_backward")):
             _draw_paper(axis, metric)
-            for solver in SOLVERS:
-                _draw(axis, records, solver, metric)
+            for row in (row for solver in SOLVERS for row in _named(records, solver)):
+                _draw(axis, records, row, metric)
             axis.set_xlabel("forward evaluations")
         a.set_yscale("log")
         a.set_ylabel("error of z(1)")
@@ -140,7 +142,13 @@ def _rows(ctx: Context, net: "Trained", given: dict[str, Any]) -> dict[str, dict
     """Return the metrics of one net, by row."""
     marks = _marks(ctx, net, given["batches"], given["batch"])
     rows = {solver: _summaries(of_solver) for solver, of_solver in marks.items()}
-    return {**rows, "training": _training(net.curve("nfe_forward"))}
+    rows["training"] = _training(net.curve("nfe_forward"))
+    return {f"{net.prefix}{row}": values for row, values in rows.items()}
+
+
+def _named(records: list[Record], name: str) -> list[str]:
+    """Return the row of that name, and those of the user's nets that end in it."""
+    return [row for row in dict.fromkeys(r.row for r in records) if f"_{row}".endswith(f"_{name}")]
 
 
 def _marks(
@@ -266,12 +274,12 @@ def _training(curve: list[tuple[int, float]]) -> dict[str, float]:
     }
 
 
-def _draw(axes: "Axes", records: list[Record], solver: str, metric: str) -> None:
+def _draw(axes: "Axes", records: list[Record], row: str, metric: str) -> None:
     """Draw medians over mini-batches, one mark a net, with the quartiles as bars."""
     from reproduce import plotting
 
-    rows = {(r.seed, r.metric): r.value for r in records if r.row == solver}
-    style = plotting.method_style(solver)
+    rows = {(r.seed, r.metric): r.value for r in records if r.row == row}
+    style = plotting.method_style(row)
     for seed in sorted({seed for seed, _ in rows}):
         for tolerance in TOLERANCES:
             key = f"{metric}_{tolerance}"
@@ -302,12 +310,13 @@ def _draw_training(axes: "Axes", records: list[Record]) -> None:
     last = max(epochs)
     xs = [epoch / last for epoch in epochs]
     axes.plot(xs, list(epochs.values()), **plotting.PAPER_STYLE)
-    colour = plotting.OKABE_ITO["vermillion"]
-    for seed in sorted({r.seed for r in records if r.row == "training"}):
+    trainings = _named(records, "training")
+    for row, seed in sorted({(r.row, r.seed) for r in records if r.row in trainings}):
+        colour = plotting.OKABE_ITO["vermillion" if row == "training" else "green"]
         points = sorted(
             (int(r.metric.removeprefix("nfe_at_")), r.value)
             for r in records
-            if r.row == "training" and r.seed == seed and r.metric.startswith("nfe_at_")
+            if r.row == row and r.seed == seed and r.metric.startswith("nfe_at_")
         )
         if points:
             end = points[-1][0]

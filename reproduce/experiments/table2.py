@@ -44,9 +44,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits, series_protocol
+from reproduce import fits, own_rows, series_protocol
 from reproduce.context import Context, Profile
 from reproduce.fits import Fit
+from reproduce.jobs import BadSettings, configuration
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ if TYPE_CHECKING:
     from reproduce.jobs import Result
 
 PROTOCOL = 1
+BASE = "latent_ode.yaml"  # of which a user's own row has trainer and data
+CONTRACT = fits.Contract(
+    ("test/rmse",),
+    "A model of this table is a LightningModule that takes the batches of datamodules.Spirals and "
+    "logs test/rmse, the root mean square error at the future times.",
+)
 TRAINS = True
 NETWORKS = ("rnn", "rnn_gap", "latent_ode")
 POINTS = (30, 50, 100)
@@ -86,8 +93,42 @@ def run(ctx: Context) -> list[Record]:
         for points in POINTS
         for network in NETWORKS
     ]
-    records = fits.run(ctx, "table2", PROTOCOL, work, _measure, _unit, series_protocol.FIXED)
+    work += _own(ctx)
+    fixed = series_protocol.FIXED
+    records = fits.run(ctx, "table2", PROTOCOL, work, _measure, _unit, fixed, contract=CONTRACT)
     return [*records, *_advantages(ctx, records)]
+
+
+def _own(ctx: Context) -> list[Fit]:
+    """Return the trainings of the user's own rows, one for every number of points."""
+    base = configuration(BASE)
+    try:
+        rows = [own_rows.placed(row, base) for row in ctx.own]
+    except ValueError as error:
+        raise BadSettings(f"table2, {error}") from error
+    return [
+        Fit(
+            row=f"{row.name}_{points}",
+            metric="rmse",
+            config=BASE,
+            seed=seed,
+            overrides={
+                **row.applying(series_protocol.OVERRIDES[ctx.profile]),
+                "data.points": points,
+            },
+            own=row,
+        )
+        for seed in ctx.seeds
+        for points in POINTS
+        for row in rows
+    ]
+
+
+def _networks(records: Sequence[Record]) -> list[str]:
+    """Return the networks of the table, then those that a user has added to its records."""
+    ends = {f"_{points}" for points in POINTS}
+    names = [r.row.rpartition("_")[0] for r in records if f"_{r.row.rpartition('_')[2]}" in ends]
+    return [name for name in dict.fromkeys([*NETWORKS, *names]) if name != "advantage"]
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
@@ -100,11 +141,12 @@ def table(records: list[Record]) -> "pd.DataFrame":
     lines: dict[str, dict[str, str]] = {}
     for points in POINTS:
         line = {}
-        for network in NETWORKS:
+        for network in _networks(records):
             row = f"{network}_{points}"
             found, span = (_mean(records, row, metric) for metric in ("rmse", "rmse_span"))
-            if found and span:
-                line[network] = f"{found[0]:.3f} ± {found[1]:.3f} [{span[0]:.3f}]"
+            if found:
+                within = f" [{span[0]:.3f}]" if span else ""
+                line[network] = f"{found[0]:.3f} ± {found[1]:.3f}{within}"
         ratios = [r.value for r in records if r.row == f"advantage_{points}"]
         if ratios:
             line["ratio"] = f"{fmean(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
@@ -118,7 +160,7 @@ def plot(records: list[Record]) -> "Figure":
 
     with plotting.style():
         figure, (left, right) = plotting.subplots(1, 2, size=(6.0, 4.8))
-        for place, network in enumerate(NETWORKS):
+        for place, network in enumerate(_networks(records)):
             _course(left, records, network, "rmse", place - 1)
         _course(right, records, "advantage", "advantage", 0)
         left.set_ylabel("RMSE on 100 future times")
@@ -174,7 +216,11 @@ def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: 
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float]:
     from reproduce import latent_space, trained_series
 
-    found = {name: result.metrics[f"test/{name}"] for name in ("rmse", "rmse_span", "rmse_median")}
+    found = {
+        name: result.metrics[f"test/{name}"]
+        for name in ("rmse", "rmse_span", "rmse_median")
+        if f"test/{name}" in result.metrics
+    }
     found |= {
         "parameters": result.parameters,
         "train_seconds": result.cost["train_seconds"],

@@ -38,7 +38,7 @@ FIVE = (0.50, 0.52, 0.54, 0.56, 0.58)
 SETTINGS = {
     "data": {"init_args": {"batch_size": 128, "root": "here"}},
     "model": {"init_args": {"solver": {"backend": "native"}, "field": None}},
-    "trainer": {"accelerator": "cpu", "max_epochs": 3},
+    "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3},
 }
 
 
@@ -190,8 +190,9 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
         ({}, ("data.init_args.batch_size", 64), "data.batch_size 128 against 64"),
         ({}, ("trainer.max_epochs", 9), "trainer.max_epochs 3 against 9"),
         ({}, ("model.init_args.field", "mine"), "model.field unset against mine"),
+        ({"budget": "steps apart"}, ("trainer.devices", 2), "against steps apart"),
     ],
-    ids=["protocol", "budget", "unit", "changed", "batch", "epochs", "later setting"],
+    ids=["protocol", "budget", "unit", "changed", "batch", "epochs", "later setting", "ranks"],
 )
 def test_different_things_are_not_compared_and_the_reason_is_told(
     change: dict[str, Any], settings: tuple[str, Any] | None, reason: str
@@ -204,7 +205,13 @@ def test_different_things_are_not_compared_and_the_reason_is_told(
 
 
 @pytest.mark.parametrize(
-    "path", ["data.init_args.root", "trainer.accelerator", "model.init_args.solver.backend"]
+    "path",
+    [
+        "data.init_args.root",
+        "trainer.accelerator",
+        "trainer.devices",
+        "model.init_args.solver.backend",
+    ],
 )
 def test_where_it_ran_and_which_solver_are_what_two_sets_may_differ_in(path: str) -> None:
     changes = {"overrides": "model.solver.backend=scipy", "budget": "another text"}

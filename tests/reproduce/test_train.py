@@ -194,15 +194,16 @@ def test_flags_rule_over_what_a_checkpoint_was_trained_with(
     assert not (tmp_path / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("verb", ["test", "run"])
 def test_a_checkpoint_never_runs_code(
-    tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
+    verb: str, tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"state_dict": {}, "hyper_parameters": {"x": Evil()}}, tmp_path / "evil.ckpt")
-    common = ["test", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
+    common = [verb, "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
     common += ["--ckpt_path", str(tmp_path / "evil.ckpt")]
     assert _main([*common, f"--trainer.default_root_dir={tmp_path}"]) == 1
     assert "Weights only load failed" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Two batches of a user's own row, before anything is trained that would take hours."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reproduce import jobs
+from reproduce.jobs import BadSettings, Job, Result
+
+BATCHES = 2
+_SHORT = {
+    "trainer.max_epochs": 1,
+    "trainer.limit_train_batches": BATCHES,
+    "trainer.limit_test_batches": BATCHES,
+}
+
+
+def check(work: Sequence[Job], needed: Sequence[str], contract: str) -> None:
+    """Train and test every own row among the jobs on two batches.
+
+    Jobs that are no longer than that are their own trial.
+
+    Args:
+        work: Jobs that are about to be trained.
+        needed: Metrics that a model has to log in its test.
+        contract: What a model must take and log, in a sentence.
+
+    Raises:
+        BadSettings: If a model cannot be imported or trained, or does not log what is needed.
+    """
+    for job in {job.own.name: job for job in work if job.own is not None}.values():
+        assert job.own is not None
+        limit = job.resolved["trainer"]["limit_train_batches"]
+        if isinstance(limit, int) and limit <= BATCHES:
+            continue
+        print(f"{job.row}: a trial of {BATCHES} batches.", flush=True)
+        trial = replace(job, overrides={**job.overrides, **_SHORT})
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                tried = jobs.run(trial, Path(folder), _ignore)
+            except BadSettings as error:
+                raise BadSettings(
+                    f"{str(error).rstrip('.')}. {job.own.class_path} must be importable "
+                    f"(installed, or its folder on PYTHONPATH) and take the init_args. {contract}"
+                ) from error
+        result = checked(tried, needed, contract)
+        if result.status == "error":
+            raise BadSettings(f"{job.experiment}, row {job.row}: {result.hint}")
+
+
+def checked(result: Result, needed: Sequence[str], contract: str) -> Result:
+    """Return the result of an own row as an error if it cannot be a row of the table."""
+    own = result.job.own
+    if own is None or result.status not in ("ok", "error"):
+        return result
+    if result.status == "error":
+        return replace(result, hint=f"{result.hint.rstrip('.')}. {contract}")
+    missing = [name for name in needed if name not in result.metrics]
+    if not missing:
+        return result
+    hint = f"{own.class_path} logged no {' and no '.join(missing)} in its test. {contract}"
+    return replace(result, status="error", hint=hint)
+
+
+def _ignore(state: dict[str, Any]) -> None: ...
