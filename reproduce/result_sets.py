@@ -95,8 +95,11 @@ def read(path: Path, profile: str | None = None) -> ResultSet:
 
 
 def differences(a: ResultSet, b: ResultSet) -> list[Difference]:
-    """Return what the provenance of two sets tells differently, the devices of the rows first."""
-    told = [Difference("device", *(_counted(_devices(one)) for one in (a, b)))]
+    """Return what two sets tell differently: first their rows, then their provenance."""
+    told = [
+        Difference("changed settings", *(_counted(_changes(one)) for one in (a, b))),
+        Difference("device", *(_counted(_devices(one)) for one in (a, b))),
+    ]
     entries = [_described(one) for one in (a, b)]
     for what in dict.fromkeys(key for one in entries for key in one):
         told.append(Difference(what, *(_counted(one.get(what, [])) for one in entries)))
@@ -119,8 +122,14 @@ def _files(path: Path) -> list[Path]:
     return own or [file for file in sorted(path.glob("*/*.csv")) if file.stem in PROFILES]
 
 
+def _changes(one: ResultSet) -> list[str]:
+    texts = {row.run: row.overrides for row in one.records}
+    return [_printable(text) or "none" for text in texts.values()]
+
+
 def _devices(one: ResultSet) -> list[str]:
-    return list({row.run: row.device for row in one.records if row.device}.values())
+    named = {row.run: row.device for row in one.records if row.device}
+    return [_printable(text) for text in named.values()]
 
 
 def _described(one: ResultSet) -> dict[str, list[str]]:

@@ -45,7 +45,7 @@ def heading(a: ResultSet, b: ResultSet, differences: Sequence[Difference]) -> st
         table = [("made with", "A", "B"), *((d.what, d.a, d.b) for d in differences)]
         lines += ["", aligned(table)]
     elif not (a.without or b.without):
-        lines += ["", "Their provenance tells nothing differently."]
+        lines += ["", "Neither rows nor provenance tell how they were made differently."]
     for name, one in (("A", a), ("B", b)):
         for path in one.without:
             lines.append(f"{name} has no provenance beside {path}: who made it is not told.")
@@ -55,8 +55,9 @@ def heading(a: ResultSet, b: ResultSet, differences: Sequence[Difference]) -> st
 def render(lines: Sequence[SetLine]) -> str:
     """Return a table for each experiment, what the verdicts rest on, and their count."""
     parts = []
+    name = _named if _are_mixed(lines) else _row
     for experiment, some in groupby(lines, key=lambda line: line.quantity.experiment):
-        table = [HEADER, *map(_cells, some)]
+        table = [HEADER, *((name(line), *_cells(line)) for line in some)]
         parts.append(f"{experiment}\n{aligned(table)}")
     counts = Counter(line.verdict for line in lines)
     tests = sum(not math.isnan(line.p) for line in lines)
@@ -66,7 +67,11 @@ def render(lines: Sequence[SetLine]) -> str:
         f"Intervals and tests are Welch's; p accounts for {tests} tests (Holm). Costs are ratios "
         "B / A and are not judged."
     )
-    found = [f"  {line.quantity} {_settings(line)}".rstrip() for line in lines if _differs(line)]
+    found = [
+        f"  {line.quantity.experiment}/{name(line)}/{line.quantity.metric}"
+        for line in lines
+        if line.verdict == "differs"
+    ]
     if found:
         parts.append("\n".join(["What differs:", *found]))
     return "\n\n".join(parts)
@@ -82,10 +87,6 @@ def write(path: Path, lines: Sequence[SetLine]) -> None:
         storage.write(path, text.getvalue())
 
 
-def _differs(line: SetLine) -> bool:
-    return line.verdict == "differs"
-
-
 def _size(one: ResultSet) -> str:
     experiments = len({row.experiment for row in one.records})
     rows, runs = len(one.records), len({row.run for row in one.records})
@@ -95,9 +96,7 @@ def _size(one: ResultSet) -> str:
 def _cells(line: SetLine) -> tuple[str, ...]:
     unit = next((side.unit for side in (line.a, line.b) if side is not None and side.unit), "")
     metric = line.quantity.metric
-    row = f"{line.quantity.row} {_settings(line)}".rstrip()
     return (
-        row,
         f"{metric} [{unit}]" if unit not in ("", metric) else metric,
         line.profile,
         _side(line.a),
@@ -108,14 +107,23 @@ def _cells(line: SetLine) -> tuple[str, ...]:
     )
 
 
-def _settings(line: SetLine) -> str:
-    """Return the settings that were changed in one side or the other, in brackets."""
-    texts = [side.overrides for side in (line.a, line.b) if side is not None]
-    if not any(texts):
-        return ""
-    if len(set(texts)) == 1:
-        return f"[{_plain(texts[0])}]"
-    return f"[{_plain(texts[0]) or 'plain'} | {_plain(texts[1]) or 'plain'}]"
+def _are_mixed(lines: Sequence[SetLine]) -> bool:
+    """Return whether a set has rows of several changed settings, so that a row must tell its."""
+    ours = {line.a.overrides for line in lines if line.a is not None}
+    theirs = {line.b.overrides for line in lines if line.b is not None}
+    return max(len(ours), len(theirs)) > 1
+
+
+def _row(line: SetLine) -> str:
+    return line.quantity.row
+
+
+def _named(line: SetLine) -> str:
+    """Return the row with the settings that were changed in one side or the other, in brackets."""
+    texts = dict.fromkeys(
+        _plain(side.overrides) or "plain" for side in (line.a, line.b) if side is not None
+    )
+    return _row(line) if list(texts) == ["plain"] else f"{_row(line)} [{' | '.join(texts)}]"
 
 
 def _plain(text: str) -> str:

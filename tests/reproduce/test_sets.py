@@ -221,6 +221,17 @@ def test_where_it_ran_and_which_solver_are_what_two_sets_may_differ_in(path: str
     assert not math.isnan(line.p)
 
 
+def test_rows_tell_their_changed_settings_where_a_set_has_several() -> None:
+    other = _rows(FIVE, overrides="model.solver.rtol=1")
+    text = set_table.render(sets.compare(_set([*_rows(FIVE), *other]), _set(_rows(FIVE))))
+    assert "\nodenet [model.solver.rtol=1] | test_error" in text
+    assert "\nodenet                       | test_error" in text
+    a, b = _set(_rows(FIVE)), _set(other)
+    assert "\nodenet | test_error" in set_table.render(sets.compare(a, b))
+    (told,) = result_sets.differences(a, b)
+    assert (told.what, told.a, told.b) == ("changed settings", "none", "model.solver.rtol=1")
+
+
 def _write(folder: Path, rows: list[Record], **described: Any) -> Path:
     path = folder / "table1" / "short.csv"
     records.append(path, rows)
