@@ -103,18 +103,15 @@ def section(
     module = importlib.import_module(f"reproduce.experiments.{name}")
     mine = [x for x in lines if x.kind == "number" and x.experiments == (name,)]
     mine = [x for x in mine if x.verdict != NOT_RUN and x.n + x.failed]
-    title = "Reference" if paper.checked_exactly(name) else "Published"
+    beside = "reference" if paper.checked_exactly(name) else "published"
+    said = f"{beside.capitalize()} numbers beside ours: {name}"
     quick = module.PROFILES["quick"]
     drawing = getattr(module, "figures", None) or module.plot
     return Section(
         name=name,
         protocol=prose.protocol(module),
         caption=prose.caption(drawing),
-        numbers=tables.judged(
-            f"{name}-numbers", f"{title} numbers beside ours: {name}", mine, shipped
-        )
-        if mine
-        else None,
+        numbers=tables.judged(f"{name}-numbers", said, mine, shipped, beside) if mine else None,
         notes=_notes(mine),
         results=tuple(_result(name, module, path, out) for path in _in_order(folder, name)),
         command=_command(name, "", out),

@@ -141,7 +141,11 @@ def measured(id: str, caption: str, rows: Sequence[Record]) -> Table:
 
 
 def judged(
-    id: str, caption: str, lines: Sequence[Line], others: dict[str, Line] | None = None
+    id: str,
+    caption: str,
+    lines: Sequence[Line],
+    others: dict[str, Line] | None = None,
+    beside: str = "published",
 ) -> Table:
     """Return published numbers beside ours and what others measured, with verdicts.
 
@@ -150,10 +154,11 @@ def judged(
         caption: What it shows.
         lines: Verdicts on numbers.
         others: The same lines, by id, on the shipped rows, to stand beside; None for no column.
+        beside: What the numbers are that ours are compared with.
     """
     known = numbers()
     heads = [Column("number", numeric=False), Column("ours"), Column("unit", numeric=False)]
-    heads += map(Column, ("s", "seeds", "95 % low", "95 % high", "shipped", "published"))
+    heads += map(Column, ("s", "seeds", "95 % low", "95 % high", "shipped", beside))
     heads += [Column("verdict", numeric=False), Column("under", numeric=False)]
     heads += [Column("re-runs by others", numeric=False), Column("tolerance")]
     heads += [Column("other images, low"), Column("other images, high")]

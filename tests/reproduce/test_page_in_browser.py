@@ -245,12 +245,20 @@ def test_the_page_can_be_read_without_scripts(browser: Any, file: Path) -> None:
     opened.context.close()
 
 
-def test_on_paper_there_are_no_controls(page: Any) -> None:
+def test_on_paper_there_are_no_controls_and_nothing_is_cut(page: Any) -> None:
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less the browser's margins
     assert not page.locator("#theme").is_visible()
     assert not page.locator("nav").is_visible()
     assert not page.locator(".tools button").first.is_visible()
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth)"
+        ".map(box => box.parentElement.id)"
+    )
+    assert cut == []
+    assert page.evaluate("Math.max(...[...document.images].map(i => i.offsetWidth))") <= 718
     page.emulate_media(media="screen")
+    page.set_viewport_size(DESKTOP)
 
 
 def test_a_strangers_results_run_nothing(browser: Any, tmp_path: Path) -> None:
