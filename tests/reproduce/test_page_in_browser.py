@@ -252,8 +252,8 @@ def test_on_paper_there_are_no_controls_and_nothing_is_cut(page: Any) -> None:
     assert not page.locator("nav").is_visible()
     assert not page.locator(".tools button").first.is_visible()
     cut = page.evaluate(
-        "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth)"
-        ".map(box => box.parentElement.id)"
+        "[...document.querySelectorAll('.scroll')]"
+        ".filter(box => box.scrollWidth > box.clientWidth).map(box => box.parentElement.id)"
     )
     assert cut == []
     assert page.evaluate("Math.max(...[...document.images].map(i => i.offsetWidth))") <= 718
