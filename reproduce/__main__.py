@@ -27,6 +27,7 @@ VERBS = {
     "list": "what can be regenerated",
     "all": "every table and figure, one after another",
     "compare": "this machine's results beside the shipped ones and the paper's, with verdicts",
+    "report": "the results in --out as one page to read (index.html) and as Markdown (README.md)",
 }
 
 
@@ -43,6 +44,7 @@ NOT_TO_SET = {
 
 
 OF_TRAININGS = ("seeds", "epochs", "set", "devices_per_run")
+OF_RUNS = ("profile", "device", "seed", *OF_TRAININGS, "data_root", "show", "report_only")
 
 
 class UsageError(ValueError):
@@ -61,7 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("targets", nargs="+", metavar="TARGET", help="experiments, or one of list, all, compare")
+    add(
+        "targets",
+        nargs="+",
+        metavar="TARGET",
+        help="experiments, or one of list, all, compare, report",
+    )
     add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     add(
@@ -128,6 +135,11 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         for name in names():
             print(f"{name:<{_column(names())}}{claim(name)}")
         return 0
+    if targets[0] == "report":
+        if targets[1:]:
+            raise UsageError(f"report is about all of --out: leave out {' '.join(targets[1:])}.")
+        _check_flags(arguments, "report", OF_RUNS)
+        return _report(arguments.out)
     comparing = targets[0] == "compare"
     if comparing:
         targets = targets[1:] or ["all"]
@@ -154,10 +166,24 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _check_flags(arguments: argparse.Namespace, name: str, unread: Sequence[str]) -> None:
     """Refuse flags that a target does not read."""
-    given = [f for f in unread if getattr(arguments, f) not in (None, [])]
+    values = {flag: getattr(arguments, flag) for flag in unread}
+    given = [
+        flag for flag, value in values.items() if value not in (None, []) and value is not False
+    ]
     if given:
         flag = given[0].replace("_", "-")
         raise UsageError(f"{name} reads no --{flag}. Leave it out, or name other targets.")
+
+
+def _report(out: Path) -> int:
+    """Write what people read of a folder of results."""
+    from reproduce import folders, publication
+
+    if not any(folders.files(out, name) for name in names()):
+        print(f"There are no rows in {out} yet: the report says what can be run.")
+    written = publication.write(out)
+    print(f"Written: {', '.join(map(str, written))}")
+    return 0
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:

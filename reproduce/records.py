@@ -157,7 +157,7 @@ def read(path: Path) -> list[Record]:
             if tuple(next(rows, ())) != COLUMNS:
                 raise ValueError(f"the columns are not {','.join(COLUMNS)}")
             return [_record(cells) for cells in rows]
-        except (ValueError, csv.Error) as error:
+        except (ValueError, OverflowError, csv.Error) as error:
             line = max(rows.line_num, 1)
             raise ValueError(f"{path}, line {line}: {error}") from error
 
