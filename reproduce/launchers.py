@@ -103,6 +103,9 @@ class Slots:
             slot = free.get()  # at once: there are as many threads as slots
             try:
                 return _train(job, slot, runs, command, display, stop)
+            except BaseException:
+                stop.set()  # here, since this thread begins its next job before the caller knows
+                raise
             finally:
                 free.put(slot)
 
