@@ -3,9 +3,11 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 OWN_CODE = ("reproduce", "lightning_modules", "datamodules")
 
@@ -25,6 +27,7 @@ def connected() -> Any:
             'Ray is not installed, which --launcher ray needs: pip install -e ".[ray]".'
         ) from error
     if not ray.is_initialized():
+        _refuse_silence(os.environ.get("RAY_ADDRESS", ""))
         packages = [str(Path(__file__).parents[1] / name) for name in OWN_CODE]
         stop = signal.getsignal(signal.SIGTERM)
         ray.init(
@@ -35,6 +38,19 @@ def connected() -> Any:
         )
         signal.signal(signal.SIGTERM, stop)  # Ray has put its own in its place
     return ray
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise ConnectionError where nobody listens: Ray itself would try for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.hostname and place.port:
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}). Start one with ray start "
+            "--head, or unset RAY_ADDRESS to train on this machine."
+        ) from error
 
 
 def fits(ray: Any, need: Mapping[str, float]) -> bool:

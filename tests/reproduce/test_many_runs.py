@@ -88,3 +88,12 @@ def _wait_for_a_training(folder: Path, process: subprocess.Popen[str]) -> None:
                 return
         time.sleep(0.05)
     pytest.fail(f"no training was seen: {process.communicate()[0] if process.poll() else ''}")
+
+
+def test_a_cluster_without_the_devices_is_one_line_and_no_wait(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    process = _start(tmp_path, "--launcher", "ray", "--devices-per-run", "1000")
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "takes 1000 CPU(s) and 0 GPU(s) of one Ray node" in printed
+    assert "Traceback" not in printed

@@ -1,11 +1,13 @@
 """Where trainings run, from what the command line says."""
 
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from reproduce import placement, run_files
+from reproduce import placement, ray_cluster, run_files
 from reproduce.__main__ import main
 from reproduce.context import Context
 from reproduce.launchers import Slots
@@ -137,12 +139,26 @@ def test_without_ray_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     monkeypatch.setenv("REPRODUCE_RUNS", str(tmp_path / "runs"))
     given = ["table2", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
     assert main([*given, "--launcher", "ray"]) == 1
     shown = capsys.readouterr().err
     assert 'pip install -e ".[ray]"' in shown
     assert shown.count("\n") == 1
+
+
+def test_an_address_at_which_no_cluster_answers_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:port"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(ConnectionError, match=f"RAY_ADDRESS={address} .*ray start"):
+                ray_cluster.connected()
 
 
 def test_a_run_folder_survives_the_way_to_another_machine(tmp_path: Path) -> None:
