@@ -30,7 +30,7 @@ def test_nothing_is_printed_of_what_ends_at_once() -> None:
 
 def test_on_a_terminal_trainings_side_by_side_have_a_bar_each() -> None:
     written = io.StringIO()
-    console = Console(file=written, force_terminal=True, width=120)
+    console = Console(file=written, force_terminal=True, width=120, highlight=False)
     with progress.Display(2, console) as display:
         first, second = display.start("one"), display.start("two")
         state = {"done": 1, "total": 4, "loss": 0.5, "seconds_left": 3}
