@@ -169,7 +169,7 @@ class TrajectoryModel(pl.LightningModule):
         net, latent = self.latent_ode, self.hparams["latent"]
         if z0.ndim != 2 or z0.shape[1] != latent:
             raise ValueError(f"z0 is {tuple(z0.shape)}; this model takes (series, {latent}).")
-        found: Tensor = net.decoder(net.paths(z0.to(self._weight), at.to(self._weight)))
+        found = net.decoded(net.paths(z0.to(self._weight), at.to(self._weight)))
         return found.transpose(0, 1)
 
     @property

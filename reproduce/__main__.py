@@ -30,6 +30,7 @@ VERBS = {
     "all": "every table and figure, one after another",
     "compare": "this machine's results beside the shipped ones and the paper's, with verdicts; "
     "or two folders of results",
+    "report": "the results in --out as one page to read (index.html) and as Markdown (README.md)",
 }
 
 
@@ -40,12 +41,25 @@ NOT_TO_SET = {
     "trainer.accelerator": "--device",
     "trainer.devices": "--devices-per-run",
     "trainer.strategy": "--devices-per-run",
+    "trainer.num_nodes": "--num-nodes",
     "data.root": "--data-root",
     "data.seed": "--seeds",
 }
 
 
-OF_TRAININGS = ("seeds", "epochs", "set", "devices_per_run")
+PLACES = ("devices_per_run", "gpus", "slots", "launcher", "num_nodes")
+OF_TRAININGS = ("seeds", "epochs", "set", *PLACES)
+OF_RUNS = (
+    "profile",
+    "device",
+    "seed",
+    "row",
+    "strict",
+    *OF_TRAININGS,
+    "data_root",
+    "show",
+    "report_only",
+)
 TAKING_ROWS = ("table1", "ablations", "table2", "fig3")
 
 
@@ -61,7 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("targets", nargs="+", metavar="TARGET", help="experiments, or one of list, all, compare")
+    add(
+        "targets",
+        nargs="+",
+        metavar="TARGET",
+        help="experiments, or one of list, all, compare, report",
+    )
     add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     add(
@@ -69,6 +88,20 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="share each training's batches between N devices (default: 1)",
+    )
+    add("--gpus", metavar="I,J,…", help="one training at a time on each of these GPUs")
+    add(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="N trainings at a time, each with its share of cores",
+    )
+    add("--launcher", choices=("ray",), help="use the Ray cluster of RAY_ADDRESS, or a local one")
+    add(
+        "--num-nodes",
+        type=int,
+        metavar="N",
+        help="share each training between N nodes of a SLURM allocation (default: 1)",
     )
     add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
     add("--seed", type=int, metavar="N", help="this one seed instead")
@@ -146,6 +179,11 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         return comparing.run(arguments.targets[1:], arguments)
     if arguments.strict:
         raise UsageError("--strict goes with compare.")
+    if targets[0] == "report":
+        if targets[1:]:
+            raise UsageError(f"report is about all of --out: leave out {' '.join(targets[1:])}.")
+        _check_flags(arguments, "report", OF_RUNS)
+        return _report(arguments.out)
     chosen = names() if targets == ["all"] else targets
     for name in chosen:
         _check_name(name)
@@ -186,10 +224,24 @@ def _own_rows(files: Sequence[Path]) -> "tuple[OwnRow, ...]":
 
 def _check_flags(arguments: argparse.Namespace, name: str, unread: Sequence[str]) -> None:
     """Refuse flags that a target does not read."""
-    given = [f for f in unread if getattr(arguments, f) not in (None, [])]
+    values = {flag: getattr(arguments, flag) for flag in unread}
+    given = [
+        flag for flag, value in values.items() if value not in (None, []) and value is not False
+    ]
     if given:
         flag = given[0].replace("_", "-")
         raise UsageError(f"{name} reads no --{flag}. Leave it out, or name other targets.")
+
+
+def _report(out: Path) -> int:
+    """Write what people read of a folder of results."""
+    from reproduce import folders, publication
+
+    if not any(folders.files(out, name) for name in names()):
+        print(f"There are no rows in {out} yet: the report says what can be run.")
+    written = publication.write(out)
+    print(f"Written: {', '.join(map(str, written))}")
+    return 0
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -295,46 +347,78 @@ def _check_folders(ctx: "Context", path: Path) -> None:
 def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str]) -> "Context":
     import torch
 
+    from reproduce import placement
     from reproduce.context import Context
 
     has_gpu = torch.cuda.is_available()
-    device = arguments.device or ("cuda" if has_gpu else "cpu")
-    if device == "cuda" and not has_gpu:
-        raise UsageError("--device cuda was asked for, but torch sees no GPU. Use --device cpu.")
-    if device == "cuda" and (arguments.devices_per_run or 1) > torch.cuda.device_count():
-        raise UsageError(
-            f"--devices-per-run {arguments.devices_per_run}: torch sees "
-            f"{torch.cuda.device_count()} GPU(s)."
+    device = arguments.device or ("cuda" if has_gpu or arguments.gpus is not None else "cpu")
+    devices = arguments.devices_per_run or 1
+    if device == "cuda" and arguments.launcher is None:
+        _check_gpus("--device cuda" if arguments.gpus is None else "--gpus", devices)
+    try:
+        launcher = placement.choose(
+            device,
+            gpus=arguments.gpus,
+            slots=arguments.slots,
+            devices=devices,
+            nodes=arguments.num_nodes or 1,
+            cluster=arguments.launcher == "ray",
         )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if launcher.threads is not None:
+        # What this process measures of a trained model runs beside the trainings, and alike.
+        torch.set_num_threads(launcher.threads)
     profile = arguments.profile or ("paper" if device == "cuda" else "quick")
     seeds = range(arguments.seeds or module.PROFILES[profile].seeds)
     runs = os.environ.get("REPRODUCE_RUNS")
     return Context(
         profile=profile,
         device=device,
-        device_text=torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        device_text=_device_text(device),
         seeds=tuple(seeds) if arguments.seed is None else (arguments.seed,),
         changes=_changes(arguments),
         out=arguments.out,
         runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
         data_root=arguments.data_root,
         command=("reproduce", *argv),
-        devices=arguments.devices_per_run or 1,
+        devices=devices,
+        nodes=arguments.num_nodes or 1,
+        launcher=launcher,
         own=_own_rows(arguments.row),
     )
+
+
+def _check_gpus(asked: str, devices: int) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError(f"{asked} was asked for, but torch sees no GPU. Use --device cpu.")
+    if devices > torch.cuda.device_count():
+        raise UsageError(
+            f"--devices-per-run {devices}: torch sees {torch.cuda.device_count()} GPU(s)."
+        )
+
+
+def _device_text(device: str) -> str:
+    import torch
+
+    if device == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"
 
 
 def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
     minutes = module.PROFILES[ctx.profile].minutes
     seeds = len(ctx.seeds)
-    unusual = ctx.device != "cpu" or ctx.devices > 1 or "trainer.max_epochs" in ctx.changes
-    if minutes is None or unusual or ctx.own:
+    how = ctx.launcher.text
+    elsewhere = ctx.device != "cpu" or ctx.processes > 1 or bool(how)
+    if minutes is None or elsewhere or ctx.own or "trainer.max_epochs" in ctx.changes:
         time = "time not measured for this set-up"
     else:
         time = f"about {minutes * seeds:g} min on two CPU cores"
-    return f"{name}: profile {ctx.profile}, {ctx.device_text}, {seeds} seed(s), {time}"
+    where = f"{ctx.device_text}, {how}" if how else ctx.device_text
+    return f"{name}: profile {ctx.profile}, {where}, {seeds} seed(s), {time}"
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -372,7 +456,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for flag in ("seeds", "epochs", "devices-per-run"):
+    for flag in ("seeds", "epochs", "devices-per-run", "slots", "num-nodes"):
         value = getattr(arguments, flag.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more.")

@@ -204,7 +204,7 @@ def _records(ctx: Context, result: Result) -> list[Record]:
             protocol=job.protocol,
             budget=budget(job.resolved) + solver_text(job.resolved),
             overrides=ctx.overrides_text,
-            device=device if ctx.devices == 1 else f"{ctx.devices} processes: {device}",
+            device=device if ctx.processes == 1 else f"{ctx.processes} processes: {device}",
             run=job.run,
             status=result.status,
             hint=result.hint,
@@ -262,7 +262,7 @@ def solver_text(config: dict[str, Any]) -> str:
     stated = [str(solver[name]) for name in ("backend", "method", "gradient") if name in solver]
     stated += [f"at {solver['rtol']:g}"] if "rtol" in solver else []
     text = f", {' '.join(stated)}" if stated else ""
-    devices = config["trainer"].get("devices", 1)
+    devices = config["trainer"].get("devices", 1) * config["trainer"].get("num_nodes", 1)
     if devices == 1:
         return text
     # Each device solves the equation of its part of the batch, by its own steps or by shared ones.

@@ -48,7 +48,7 @@ def _check_set(target: str) -> None:
 
     if result_sets.is_one(Path(target)):
         return
-    if target.replace("-", "_") in ("list", "compare"):
+    if target.replace("-", "_") in ("list", "compare", "report"):
         raise UsageError(f"{target} goes first or stands alone; see --help.")
     raise UsageError(
         f"Unknown target {target!r}: neither an experiment nor a folder or CSV that exists. Did "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import jobs, provenance, records
+from reproduce.launchers import Launcher, Slots
 from reproduce.own_rows import OwnRow
 from reproduce.progress import Display
 
@@ -42,7 +43,9 @@ class Context:
         runs: Folder of the run folders.
         data_root: Folder of the data sets; None for the default.
         command: The command line as in ``sys.argv``, for the provenance.
-        devices: Devices that one training is distributed over.
+        devices: Devices that one training is distributed over, on each of its nodes.
+        nodes: Nodes that one training is distributed over.
+        launcher: Runs the trainings.
         own: Rows of the user's own, beside those of the experiment.
     """
 
@@ -56,7 +59,14 @@ class Context:
     data_root: str | None = None
     command: tuple[str, ...] = ("reproduce",)
     devices: int = 1
+    nodes: int = 1
+    launcher: Launcher = field(default_factory=Slots)
     own: tuple[OwnRow, ...] = ()
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the batches of one training."""
+        return self.devices * self.nodes
 
     @property
     def overrides_text(self) -> str:
@@ -64,7 +74,7 @@ class Context:
         return " ".join(f"{key}={value}" for key, value in self.changes.items())
 
     def train(self, work: Iterable[jobs.Job]) -> Iterator[jobs.Result]:
-        """Run the jobs one after another and yield each result as soon as it is there.
+        """Run the jobs and yield each result as soon as it is there, in the order they end.
 
         Raises:
             BadSettings: If a row cannot be trained with what the user changed; nothing is trained.
@@ -73,18 +83,16 @@ class Context:
         if self.changes:
             jobs.check(listed)
         with Display(len(listed)) as display:
-            for job in listed:
-                watch = display.start(f"{job.row}, seed {job.seed}")
-                result = jobs.run(job, self.runs, watch, self.command)
-                display.end(result.status, result.hint, result.found)
-                yield result
+            yield from self.launcher.launch(listed, self.runs, self.command, display)
 
     def device_overrides(self) -> dict[str, Any]:
         """The settings that put a training on these devices and its data in this folder."""
         accelerator = "gpu" if self.device == "cuda" else "cpu"
         overrides: dict[str, Any] = {"trainer.accelerator": accelerator}
-        if self.devices > 1:
+        if self.processes > 1:
             overrides |= {"trainer.devices": self.devices, "trainer.strategy": "ddp"}
+        if self.nodes > 1:
+            overrides["trainer.num_nodes"] = self.nodes
         if self.data_root is not None:
             overrides["data.root"] = self.data_root
         return overrides

@@ -167,7 +167,7 @@ def _records(
             protocol=result.job.protocol,
             budget=budget(result.job.resolved),
             overrides=ctx.overrides_text,
-            device=device if ctx.devices == 1 else f"{ctx.devices} processes: {device}",
+            device=device if ctx.processes == 1 else f"{ctx.processes} processes: {device}",
             run=result.job.run,
             status=value.status if isinstance(value, Failed) else result.status,
             hint=value.hint if isinstance(value, Failed) else result.hint,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from reproduce import provenance, storage
 from reproduce.own_rows import OwnRow
@@ -130,14 +130,25 @@ def configuration(name: str) -> dict[str, Any]:
 Watch = Callable[[dict[str, Any]], None]
 
 
-def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce",)) -> Result:
+def run(
+    job: Job,
+    runs: Path,
+    watch: Watch,
+    command: Sequence[str] = ("reproduce",),
+    *,
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Result:
     """Train in a child process, unless the same run is finished already.
 
     Args:
         job: What to train.
         runs: Root of all run folders.
-        watch: Called about once a second with the latest content of the run's progress file.
+        watch: Called about once a second with the latest content of the run's progress file, and
+            with nothing while another process has the run; what it raises ends the training.
         command: The command line as in ``sys.argv``, for the provenance.
+        prefix: What starts the child, such as ``srun`` and its flags.
+        env: The child's whole environment; that of `environment` by default.
 
     Returns:
         The result; a training that failed is a result with its status, not an exception.
@@ -147,17 +158,59 @@ def run(job: Job, runs: Path, watch: Watch, command: Sequence[str] = ("reproduce
     """
     folder = job.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        summary = _summary(folder)
-        if summary.get("status") == "ok":
-            made = _read_json(folder / "provenance.json") or _describe(job, summary, command)
-            return Result(job, folder, found=True, made=made, **summary)
+    with _locked(folder, watch):
+        there = finished(job, runs, command)
+        if there is not None:
+            return there
         for stale in ("summary.json", "progress.json"):
             (folder / stale).unlink(missing_ok=True)
-        result = _result(job, folder, _train(job, folder, watch))
+        result = _result(job, folder, _train(job, folder, watch, prefix, env))
         made = _describe(job, vars(result), command)
         storage.write(folder / "provenance.json", json.dumps(made, default=str))
         return replace(result, made=made)
+
+
+def environment(*, tasks: bool = False) -> dict[str, str]:
+    """Return a copy of this process's environment for a child that trains.
+
+    Within a SLURM allocation Lightning takes every process for one of the tasks that ``srun``
+    starts, and waits for the others, unless the SLURM job is called interactive.
+
+    Args:
+        tasks: Whether ``srun`` starts it.
+    """
+    return dict(os.environ) if tasks else {**os.environ, "SLURM_JOB_NAME": "interactive"}
+
+
+def finished(job: Job, runs: Path, command: Sequence[str] = ("reproduce",)) -> Result | None:
+    """Return the result that an earlier call left in the run folder, if it was trained to its end.
+
+    Args:
+        job: The job.
+        runs: Root of all run folders.
+        command: The command line, for the provenance of a run that has none.
+    """
+    folder = job.folder(runs)
+    summary = _summary(folder)
+    if summary.get("status") != "ok":
+        return None
+    made = _read_json(folder / "provenance.json") or _describe(job, summary, command)
+    return Result(job, folder, found=True, made=made, **summary)
+
+
+@contextmanager
+def _locked(folder: Path, watch: Watch) -> Iterator[None]:
+    """Keep a run to this process; whoever waits for another one can be called off by ``watch``."""
+    lock = FileLock(folder / ".lock")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            watch({})
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check(jobs: Sequence[Job]) -> None:
@@ -180,7 +233,12 @@ def check(jobs: Sequence[Job]) -> None:
             Path(path).write_text(yaml.safe_dump(job.resolved, sort_keys=False))
         command = [sys.executable, "-m", "reproduce.train", "check", *paths]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
         )
         if done.returncode:
             reached = [line for line in done.stdout.splitlines() if line.startswith("checking ")]
@@ -231,11 +289,14 @@ def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict
     return made if job.own is None else {**made, "own_row": job.own.origin}
 
 
-def _train(job: Job, folder: Path, watch: Watch) -> int:
+def _train(
+    job: Job, folder: Path, watch: Watch, prefix: Sequence[str], env: Mapping[str, str] | None
+) -> int:
     config = json.loads(json.dumps(job.resolved))
     _set(config, "trainer.default_root_dir", str(folder))
     (folder / "job.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [
+        *prefix,
         sys.executable,
         "-m",
         "reproduce.train",
@@ -246,7 +307,7 @@ def _train(job: Job, folder: Path, watch: Watch) -> int:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if zipfile.is_zipfile(checkpoint):  # one that was cut short is not, and the run starts anew
         command += ["--ckpt_path", str(checkpoint)]
-    with (folder / "log.txt").open("a") as log, _child(command, log) as process:
+    with (folder / "log.txt").open("a") as log, _child(command, log, env) as process:
         while process.poll() is None:
             time.sleep(0.2)
             watch(_read_json(folder / "progress.json"))
@@ -254,10 +315,16 @@ def _train(job: Job, folder: Path, watch: Watch) -> int:
 
 
 @contextmanager
-def _child(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _child(
+    command: list[str], log: Any, env: Mapping[str, str] | None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process that does not outlive this block, however the block is left."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment() if env is None else env,
     )
     try:
         yield process

@@ -7,10 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import catalogue, compare, judgements, paper, records, report
+from reproduce import compare, judgements, paper, publication, records, report
+from reproduce.folders import SHIPPED, all_rows, is_shipped
 from reproduce.records import PROFILES, Record
-
-SHIPPED = Path(__file__).parent.parent / "results"
 
 
 def comparison(name: str, rows: Sequence[Record]) -> None:
@@ -72,7 +71,7 @@ def stored(name: str, out: Path, profile: str | None) -> None:
 def verdicts(chosen: Sequence[str] | None, out: Path) -> None:
     """Print the verdicts on the rows in ``out``, or on the shipped ones, and write them all.
 
-    The READMEs of the shipped results have a generated part, which is written with them.
+    What people read of the shipped results, two READMEs and a page, is written with them.
 
     Args:
         chosen: Experiments to print the verdicts of; None prints all, also on what no experiment
@@ -86,19 +85,12 @@ def verdicts(chosen: Sequence[str] | None, out: Path) -> None:
     print(f"\nVerdicts ({whose}on the rows in {folder}):\n{judgements.render(shown)}")
     if folder != out:
         return
-    judgements.write(out / "comparison.csv", lines)
-    print(f"All verdicts: {out / 'comparison.csv'}")
-    if out.resolve() == SHIPPED.resolve():
-        parts = (report.details(lines), report.gallery(SHIPPED))
-        report.replace(SHIPPED / "README.md", "\n\n".join(parts))
-        report.replace(SHIPPED.parent / "README.md", report.headline(lines))
-
-
-def all_rows(folder: Path, experiments: Sequence[str] | None = None) -> list[Record]:
-    """Return the rows in a folder of results, of all experiments that exist or of some."""
-    chosen = experiments or catalogue.names()
-    files = [path for name in chosen for path in sorted((folder / name).glob("*.csv"))]
-    return [row for path in files for row in records.read(path)]
+    if is_shipped(out):
+        written = publication.write(out)
+    else:
+        judgements.write(out / "comparison.csv", lines)
+        written = [out / "comparison.csv"]
+    print(f"Written: {', '.join(map(str, written))}")
 
 
 def _longest(rows: Sequence[Record]) -> str:

@@ -1,19 +1,20 @@
 """Shows how far trainings or measurements are: a bar on a terminal, plain lines elsewhere."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 PLAIN_EVERY_SECONDS = 30.0
 T = TypeVar("T")
 
 
 class Display:
-    """Progress of ``total`` trainings, one after another.
+    """Progress of ``total`` trainings, some of them at the same time; threads may share it.
 
     Args:
         total: How many there are.
@@ -23,7 +24,7 @@ class Display:
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.total = total
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
@@ -32,14 +33,11 @@ class Display:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._done = 0
-        self._name = ""
-        self._task: TaskID | None = None
-        self._started = self._printed = 0.0
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
+        """Show the bars."""
+        self.bar.start()
         return self
 
     def __exit__(
@@ -48,43 +46,53 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away; what was printed stays."""
-        self._bar.stop()
+        """Take the bars away; what was printed stays."""
+        self.bar.stop()
 
-    def start(self, name: str) -> Callable[[dict[str, Any]], None]:
-        """Begin a training; return what takes its progress."""
-        self._name = f"[{self._done + 1}/{self.total}] {name}"
+    def start(self, name: str) -> "Line":
+        """Begin a training, which has its number from the order in which they begin."""
+        return Line(self, f"[{next(self._numbers)}/{self.total}] {name}")
+
+    def print(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(line, markup=False)
+
+
+class Line:
+    """One training on a display: a bar of its own, or plain lines."""
+
+    def __init__(self, display: Display, name: str) -> None:
+        self._display, self._name = display, name
         self._started = self._printed = time.monotonic()
         # Not the user's markup: the counter stands in square brackets.
-        self._task = self._bar.add_task(
-            self._name.replace("[", r"\["), total=None, state="starting"
-        )
-        return self._update
+        self._task = display.bar.add_task(name.replace("[", r"\["), total=None, state="starting")
 
-    def end(self, status: str, hint: str, found: bool) -> None:
-        """End the training and print one line about it."""
-        assert self._task is not None
-        self._bar.remove_task(self._task)
-        self._done += 1
-        seconds = time.monotonic() - self._started
-        text = "found, not trained again" if found else f"{status} after {seconds:.0f} s"
-        self._print(f"{self._name}: {text}" + (f" ({hint})" if hint else ""))
-
-    def _update(self, state: dict[str, Any]) -> None:
-        assert self._task is not None
+    def update(self, state: dict[str, Any]) -> None:
+        """Show a progress file's content; nothing while there is none."""
         if not state:
             return
-        text = describe(state)
-        self._bar.update(
+        text, display = describe(state), self._display
+        display.bar.update(
             self._task, completed=state.get("done", 0), total=state.get("total"), state=text
         )
         now = time.monotonic()
-        if not self.console.is_terminal and now - self._printed >= PLAIN_EVERY_SECONDS:
+        if not display.console.is_terminal and now - self._printed >= PLAIN_EVERY_SECONDS:
             self._printed = now
-            self._print(f"{self._name}: {text}")
+            display.print(f"{self._name}: {text}")
 
-    def _print(self, line: str) -> None:
-        self.console.print(line, markup=False)
+    def end(self, status: str, hint: str, found: bool, seconds: float | None = None) -> None:
+        """Take the bar away and print one line.
+
+        Args:
+            status: What became of the training.
+            hint: More about it; may be empty.
+            found: Whether it was there already.
+            seconds: How long it took; by default, the time since its start.
+        """
+        self._display.bar.remove_task(self._task)
+        seconds = time.monotonic() - self._started if seconds is None else seconds
+        text = "found, not trained again" if found else f"{status} after {seconds:.0f} s"
+        self._display.print(f"{self._name}: {text}" + (f" ({hint})" if hint else ""))
 
 
 def track(items: Sequence[T], name: str, console: Console | None = None) -> Iterator[T]:

@@ -44,6 +44,16 @@ def prediction_half_width(sd: float, n: int) -> float:
     return _quantile(n - 1) * sd * math.sqrt(1 + 1 / n)
 
 
+def mean_half_width(sd: float, n: int) -> float:
+    """Return t·s/√n, how far the mean of ``n`` values may lie from the true one.
+
+    Args:
+        sd: Sample standard deviation (n - 1).
+        n: Number of values, at least 2.
+    """
+    return _quantile(n - 1) * sd / math.sqrt(n)
+
+
 def seeds_to_predict(sd: float, tolerance: float) -> int | None:
     """Return the least number of values whose prediction interval reaches ``tolerance``.
 
@@ -103,7 +113,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def seeds_to_bound_mean(sd: float, distance: float) -> int | None:
     """Return the least number of values whose t interval of the mean reaches ``distance``."""
-    return _least(lambda n: _quantile(n - 1) * sd / math.sqrt(n) <= distance)
+    return _least(lambda n: mean_half_width(sd, n) <= distance)
 
 
 def seeds_to_bound_difference(sd1: float, sd2: float, distance: float) -> int | None:

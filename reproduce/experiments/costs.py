@@ -73,9 +73,9 @@ def run(ctx: Context) -> list[Record]:
         for row in ROWS:
             found: dict[int, dict[str, float]] = {}
             for size in sizes(row, given):
-                display.start(f"{row} {size}")
+                line = display.start(f"{row} {size}")
                 found[size] = children.measured(body=row, size=size, **common)
-                display.end("ok", "", False)
+                line.end("ok", "", False)
             values = _fits(found) if row in SIZED else found[1]
             records += ctx.keep(
                 "costs", PROTOCOL, {row: values}, settings, budget=budget, unit=_unit

@@ -85,7 +85,7 @@ def run(ctx: Context) -> list[Record]:
     nets = [*trained.odenets(ctx, ctx.profile), *own]
     with Display(len(nets)) as display:
         for net in nets:
-            display.start(f"net of seed {net.seed}")
+            line = display.start(f"net of seed {net.seed}")
             settings = {**given, "device": ctx.device, "weights": net.text, "solvers": solvers}
             there = ctx.found("fig3", identity(settings, PROTOCOL))
             records += there or ctx.keep(
@@ -97,7 +97,7 @@ def run(ctx: Context) -> list[Record]:
                 unit=_unit,
                 seed=net.seed,
             )
-            display.end("ok", "", bool(there))
+            line.end("ok", "", bool(there))
     return records
 
 

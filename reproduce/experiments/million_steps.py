@@ -76,7 +76,7 @@ def run(ctx: Context) -> list[Record]:
             skipped: dict[str, str] = {}
             stopped = ""  # why, once it is
             for sizes in groups if row in ROWS else [_small(most)]:
-                display.start(f"{row}, {sizes[-1]:,} steps")
+                line = display.start(f"{row}, {sizes[-1]:,} steps")
                 reason = stopped or _too_much(found, sizes[-1], limit)
                 if not reason and sizes[-1] <= most:
                     reason = _measure(row, sizes, limit, found)
@@ -85,7 +85,7 @@ def run(ctx: Context) -> list[Record]:
                     reason = "left to the profiles short and paper"
                 if reason:
                     skipped[f"{row}_{sizes[-1]}"] = reason
-                display.end("skipped" if reason else "ok", reason, False)
+                line.end("skipped" if reason else "ok", reason, False)
             values = {row: _values(found, stopped=bool(stopped))}
             if row == ROWS[0]:
                 values["machine"] = {"limit": limit, "memory": memory}

@@ -76,9 +76,9 @@ def run(ctx: Context) -> list[Record]:
     choices = [(m, name, s) for m in given["methods"] for name, s in _settings(m).items()]
     with Display(len(choices)) as display:
         for method, name, solver in choices:
-            display.start(f"{method} {name}")
+            line = display.start(f"{method} {name}")
             answers[method, name] = _answers(field, head, features, solver)
-            display.end("ok", "", False)
+            line.end("ok", "", False)
     values: dict[str, dict[str, float]] = {}
     for (method, name), (answer, evaluations) in answers.items():
         compared = _compared(answer, answers[REFERENCE][0], labels) | {"nfe": evaluations}

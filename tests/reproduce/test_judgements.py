@@ -88,12 +88,12 @@ def test_only_what_concerns_the_chosen_experiments_is_shown() -> None:
 def test_markdown_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.replace(page, "new")
-    report.replace(page, "new")
-    assert page.read_text() == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    page.write_text(report.renewed(page, "new"))
+    text = report.renewed(page, "new")
+    assert text == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
     page.write_text("no markers")
     with pytest.raises(ValueError, match=r"README\.md lacks the line"):
-        report.replace(page, "new")
+        report.renewed(page, "new")
 
 
 def test_compare_prints_and_writes_all_verdicts(
@@ -120,7 +120,7 @@ def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
 ) -> None:
     lines = judgements.judge(all_rows(SHIPPED))
     judgements.write(tmp_path / "comparison.csv", lines)
-    remedy = "run python -m reproduce compare --out results"
+    remedy = "run python -m reproduce report --out results"
     written = (tmp_path / "comparison.csv").read_text()
     assert (SHIPPED / "comparison.csv").read_text() == written, remedy
     for path, part in (

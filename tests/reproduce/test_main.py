@@ -254,6 +254,8 @@ def test_the_readmes_commands_are_ones_that_the_parsers_take(
     commands = [shlex.split(line.split("&&")[-1]) for line in lines if "python -m" in line]
     ours = [words[3:] for words in commands if words[2] == "reproduce"]
     training = [words[3:] for words in commands if words[2] == "reproduce.train"]
+    by_hand = [shlex.split(line) for line in lines if line.startswith("torchrun")]
+    training += [words[words.index("reproduce.train") + 1 :] for words in by_hand]
     assert len(ours) >= 6
     assert len(training) >= 3
     for words in ours:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from reproduce import provenance, records, result_sets, set_table, sets, statistics, strict
 from reproduce.__main__ import main
+from reproduce.claims import claims
 from reproduce.records import Record
 from reproduce.result_sets import ResultSet
 from reproduce.sets import SetLine
@@ -363,10 +364,11 @@ def test_a_failed_run_breaks_what_it_was_for(tmp_path: Path) -> None:
         return replace(row, **gone) if row.metric == "test_error" else None
 
     checks = _checks(_edited(tmp_path, burst, "table1"))
-    assert {name for name, one in checks.items() if one.broken} == {
-        "table1.odenet.parameters",
-        "C07",
-    }
+    broken = {name for name, one in checks.items() if one.broken}
+    # More claims about the ODE-Net may hold on the shipped rows as their seeds are added.
+    assert {"table1.odenet.parameters", "C07"} <= broken
+    about = {c.id for c in claims() if any(q.row == "odenet" for q in c.quantities)}
+    assert broken - about == {"table1.odenet.parameters"}
     assert "failed" in checks["C07"].detail
 
 
