@@ -82,7 +82,7 @@ def test_every_training_has_a_row_of_its_own(
 ) -> None:
     done: list[str] = []
 
-    def finished(job: Job, *_: object) -> Result:
+    def finished(job: Job, *_: object, **__: object) -> Result:
         metrics = {f"test/{name}": 0.5 for name in ("rmse", "rmse_span", "rmse_median")}
         cost = {"train_seconds": 1.0, "train_nfe_forward": 26.0}
         done.append(job.row)
@@ -239,7 +239,7 @@ def test_what_says_which_network_a_row_is_cannot_be_set(
 
 
 def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(job: Job, *_: object) -> Result:
+    def broken(job: Job, *_: object, **__: object) -> Result:
         return Result(job, tmp_path, "diverged", "lower the rate")
 
     monkeypatch.setattr(jobs, "run", broken)
@@ -257,7 +257,7 @@ def test_a_solver_that_fails_in_measuring_costs_a_row_and_a_further_metric_no_re
 ) -> None:
     trained: list[str] = []
 
-    def finished(job: Job, *_: object) -> Result:
+    def finished(job: Job, *_: object, **__: object) -> Result:
         trained.append(job.row)
         return Result(job, tmp_path, "ok")
 

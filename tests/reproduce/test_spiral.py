@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ SMOKE = ["--profile", "smoke", "--device", "cpu"]
 STAGES_SHOWN = spiral._shown
 
 
-def _train_here(job: Job, folder: Path, watch: Callable[[dict[str, Any]], None]) -> int:
+def _train_here(job: Job, folder: Path, *_: object) -> int:
     """Stand in for a child process, whose imports take longer than its training."""
     config = yaml.safe_load(yaml.safe_dump(job.resolved))
     config["trainer"]["default_root_dir"] = str(folder)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ SMOKE = ["--profile", "smoke", "--device", "cpu"]
 FIGURES = ("smoke.png", "smoke-plane.png", "smoke-numbers.png", "smoke-error.png")
 
 
-def _train_here(job: Job, folder: Path, watch: Callable[[dict[str, Any]], None]) -> int:
+def _train_here(job: Job, folder: Path, *_: object) -> int:
     """Stand in for a child process, whose imports take longer than its training."""
     config = yaml.safe_load(yaml.safe_dump(job.resolved))
     config["trainer"]["default_root_dir"] = str(folder)
