@@ -116,7 +116,7 @@ class LatentODE(nn.Module):
                 columns = torch.addmm(layer.bias.unsqueeze(1), layer.weight, columns)
             else:
                 columns = layer(columns)
-        return columns.T.unflatten(0, z.shape[:-1])
+        return columns.T.reshape(*z.shape[:-1], -1)
 
 
 def divergence_from_unit(mean: Tensor, log_std: Tensor) -> Tensor:

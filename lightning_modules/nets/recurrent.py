@@ -94,7 +94,7 @@ class GridRNN(NextStep):
         given = x.new_zeros(steps, count, 1)
         values[rows, columns], given[rows, columns] = x, 1.0
         h = x.new_zeros(count, self.cell.hidden)
-        mean, means, span = self.out(h), [], int(places.max()) + 1
+        mean, means, span = self.out(h).to(x), [], int(places.max()) + 1
         held, seen = mean, x.new_zeros(count, 1)
         for step, (value, mask) in enumerate(zip(values.unbind(), given.unbind(), strict=True)):
             means.append(mean)
@@ -105,7 +105,7 @@ class GridRNN(NextStep):
                 held, seen = torch.lerp(held, value, mask), torch.maximum(seen, mask)
                 filled = torch.lerp(mean, held, seen)
             h = self.cell(torch.lerp(filled, value, mask), h)
-            mean = self.out(h)
+            mean = self.out(h).to(x)  # under autocast it comes in half precision
         return torch.stack(means)
 
 

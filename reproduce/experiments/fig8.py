@@ -116,7 +116,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
                 spiral_panels.path(axes[row][column], truth[i], x[i], means[i], data.grid)
         z0, clockwise = latent_space.encoded(model, data, "test")
         _latent(axes[0][2], z0, clockwise)
-        axes[1][2].axvline(float(data.times[data.grid]), color="#555555", linewidth=1)
+        axes[1][2].axvline(float(data.times[data.grid - 1]), color="#555555", linewidth=1)
         axes[1][2].set_xlabel("time (the span ends at the line)", fontsize=11)
         axes[1][2].set_ylabel("RMSE", fontsize=11)
         axes[1][2].set_ylim(bottom=0)

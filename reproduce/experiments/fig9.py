@@ -74,9 +74,10 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
     model, facts = trained_series.of_table_2(NETWORK, [folder.parent], records[0].profile)
     data = trained_series.spirals(facts)
     turned = {row: _course(records, row) for row in sorted({r.row for r in records})}
-    # The line, and the coordinate that turns most on its own.
+    flips = {r.row: int(r.value) for r in records if r.metric == "flips"}
+    # The line, and the coordinate that turns a path over, or else turns it most on its own.
     others = [row for row in turned if row != "line"]
-    alone = max(others, key=lambda row: max(turned[row]) - min(turned[row]))
+    alone = max(others, key=lambda row: (flips[row] == 1, max(turned[row]) - min(turned[row])))
     states = _lines(model, data)
     steps = torch.linspace(0, latent_space.STEPS - 1, PANELS).round().int().tolist()
     with plotting.style():
@@ -106,7 +107,12 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
         below.set_xlabel(ends, fontsize=12)
         below.set_ylabel("turning (rad)", fontsize=12)
         below.legend(fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.suptitle(f"Decoded paths, dark to light in time; {records[0].budget}", fontsize=12)
+        told = (
+            f"{_flips(flips['line'])} along all of z0, {_flips(flips[alone])} along {_name(alone)}"
+        )
+        figure.suptitle(
+            f"Decoded paths, dark to light in time: {told}\n{records[0].budget}", fontsize=12
+        )
     return {"": figure}
 
 
@@ -118,6 +124,10 @@ def _course(records: list[Record], row: str) -> list[float]:
         if r.row == row and r.metric.startswith("turning_")
     }
     return [found[k] for k in sorted(found)]
+
+
+def _flips(count: int) -> str:
+    return f"{count} flip{'' if count == 1 else 's'} of direction"
 
 
 def _name(row: str) -> str:

@@ -298,9 +298,9 @@ def _extrapolations(last: dict[str, "VectorFieldModel"], budgets: dict[str, str]
 
 
 def _trained(budgets: dict[str, str]) -> str:
-    """Say how the rows that are shown were trained."""
+    """Say how the rows that are shown were trained, in two lines: one is wider than a figure."""
     deck, authors = (budgets.get(row, "not trained") for row in ("end", "authors"))
-    return f"Deck's variants: {deck}; authors: {authors}"
+    return f"Deck's variants: {deck}\nAuthors: {authors}"
 
 
 _TRUE: dict[str, Any] = {"color": "#009E73", "linewidth": 4.5, "alpha": 0.45, "label": "truth"}
@@ -384,7 +384,7 @@ def _speeds(last: dict[str, "VectorFieldModel"]) -> "Figure":
         left.set_xlabel("time along the true path")
         left.set_ylabel("learned speed / true speed")
         _course(right, 0, _followed(ends, later, truth), later, truth)
-        dotted: dict[str, Any] = {"color": "#000000", "linestyle": (0, (1, 2)), "linewidth": 1.5}
+        dotted: dict[str, Any] = {"color": "#555555", "linestyle": (0, (6, 2, 1, 2, 1, 2))}
         ahead = later[0] + (later - later[0]) / SLIP
         right.plot(ahead, truth[:, 0], label="truth, 20/19 as fast", **dotted)
         right.set_xlabel("time, on from the true y(5)")

@@ -446,3 +446,19 @@ def test_a_gradient_that_is_not_finite_ends_the_training_with_advice() -> None:
         next(model.parameters())[0, 0] = math.nan
     with pytest.raises(Diverged, match="lr"):
         _trainer(2, limit_val_batches=0).fit(model, datamodule=data)
+
+
+@pytest.mark.parametrize("network", [n for n in NETWORKS if n != "latent_ode"])
+def test_a_recurrent_network_runs_under_autocast(network: str) -> None:
+    model, batch = _model(network), _data().fixed("test")[:3]
+    with torch.no_grad():
+        expected = model.losses(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.losses(batch)
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.5)
+
+
+def test_a_single_latent_state_is_decoded_as_many_are() -> None:
+    net, z = _model().latent_ode, torch.randn(4)
+    with torch.no_grad():
+        torch.testing.assert_close(net.decoded(z), net.decoder(z))

@@ -281,3 +281,13 @@ def test_five_stages_are_shown_or_as_many_as_there_are() -> None:
     assert [update for update, _ in STAGES_SHOWN(stages)] == [0, 100, 300, 1000, 3000]
     assert [update for update, _ in STAGES_SHOWN(stages[:2])] == [0, 100]
     assert [update for update, _ in STAGES_SHOWN(stages[:1])] == [0]
+
+
+def test_titles_lie_within_their_figures(smoke: Path) -> None:
+    rows = records.read(smoke / "spiral" / "smoke.csv")
+    for figure in spiral.figures(rows, smoke / "spiral").values():
+        if figure.get_suptitle():
+            figure.canvas.draw()
+            title = figure._suptitle.get_window_extent()
+            assert title.x0 >= 0
+            assert title.x1 <= figure.bbox.width
