@@ -38,4 +38,5 @@ def path(
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set(visible=True, color="#999999", linewidth=0.8)
     axes.grid(False)

@@ -103,7 +103,7 @@ def _draw_errors(axes: "Axes", values: dict[str, float]) -> None:
     for kind, (points, colour, line, label) in looks.items():
         found = {n: values[f"{kind}_{n}"] for n in points if f"{kind}_{n}" in values}
         axes.plot(list(found), list(found.values()), line, color=OKABE_ITO[colour], label=label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
 
 
 def _errors(model: "TrajectoryModel", facts: dict[str, Any], points: int) -> dict[str, float]:

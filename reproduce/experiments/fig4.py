@@ -1,4 +1,4 @@
-"""At equal size, continuous flows match densities better than planar layers do (Figure 4).
+"""At equal size, do continuous flows match densities better than planar layers do (Figure 4)?
 
 Planar normalizing flows of K layers and continuous flows of M units, K = M = 2 to 32, are trained
 by KL(q || p) to Rezende and Mohamed's energies U1, U3 and U4, the rows of the paper's figure.

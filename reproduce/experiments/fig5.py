@@ -1,4 +1,4 @@
-"""By maximum likelihood a continuous flow fits circles and moons; planar layers fit moons worse.
+"""By maximum likelihood, do planar layers fit circles and moons worse than a continuous flow?
 
 Figure 5: a continuous flow with 64 hidden units and 64 planar layers, each trained on two circles
 and on two moons, and the densities and samples on the way from noise to data. Rows are `cnf` and

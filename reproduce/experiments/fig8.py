@@ -1,4 +1,4 @@
-"""A latent ODE continues a spiral, a recurrent network drifts off; z0 tells directions (Figure 8).
+"""How a latent ODE and an RNN continue a spiral, and what z0 tells of its direction (Figure 8).
 
 Nothing is trained: the networks are those of `table2` with 30 of 100 points, of its lowest seed.
 The figure shows two test spirals, one of each direction, as both networks reconstruct and

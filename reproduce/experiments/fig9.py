@@ -1,4 +1,4 @@
-"""Moving the initial state of a latent ODE turns a spiral's direction over (Figure 9).
+"""Does moving the initial state of a latent ODE turn a spiral's direction over (Figure 9)?
 
 Nothing is trained: the network is that of `table2` with 30 of 100 points, of its lowest seed. The
 figure decodes paths from initial states on the line between the mean z0 of counter-clockwise and
@@ -91,6 +91,7 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
                 panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[])
                 panel.set_aspect("equal")
                 panel.grid(False)
+                panel.spines[:].set(visible=True, color="#999999", linewidth=0.8)
                 if line == 0:
                     panel.set_title(f"{k / (latent_space.STEPS - 1):.2f}", fontsize=12)
             axes[line][0].set_ylabel(_name(row), fontsize=11)

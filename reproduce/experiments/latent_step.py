@@ -136,7 +136,10 @@ def plot(records: list[Record]) -> "Figure":
         axes.bar_label(bars, fmt="%.2f", padding=4)
         axes.set_yticks(range(len(rows)), [NAMES[row] for row in rows])
         axes.invert_yaxis()
-        axes.margins(x=0.12)
+        axes.set_xscale("log")
+        plotting.plain_ticks(axes.xaxis)
+        axes.axvline(1, color="#555555", linewidth=1)
+        axes.margins(x=0.16)
         axes.set_xlabel("time of a training step over the example's")
         figure.suptitle(records[0].budget, fontsize=12)
     return figure

@@ -1,4 +1,4 @@
-"""A latent ODE extrapolates irregular spirals better than a recurrent network (Table 2).
+"""Does a latent ODE extrapolate irregular spirals better than a recurrent network (Table 2)?
 
 1,000 two-dimensional spirals, half of them clockwise, each observed with noise at n = 30, 50 or
 100 of 100 equally spaced times; errors are root mean squares over the 100 times that follow, of
@@ -173,7 +173,9 @@ def plot(records: list[Record]) -> "Figure":
             axes.set_xlabel("observed points of 100")
             axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
         seeds = len({r.seed for r in records})
-        figure.suptitle(f"{records[0].budget}; {seeds} seed(s)", fontsize=12)
+        figure.suptitle(
+            f"{records[0].budget}; {seeds} seed{'' if seeds == 1 else 's'}", fontsize=12
+        )
     return figure
 
 
@@ -191,16 +193,19 @@ def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: 
 
     style: dict[str, Any] = {**plotting.method_style(name), "markersize": 8}
     marks = [
-        (points + 1.5 * shift, r.value)
+        (points, r.seed, r.value)
         for points in POINTS
         for r in records
         if (r.row, r.metric, r.status) == (f"{name}_{points}", metric, "ok")
     ]
     if marks:
-        places, values = zip(*marks, strict=True)
-        means = [fmean(v for p, v in marks if p == place) for place in sorted(set(places))]
-        axes.plot(places, values, linestyle="none", alpha=0.7, **style)
-        axes.plot(sorted(set(places)), means, color=style["color"], linewidth=1.5)
+        seeds = sorted({seed for _, seed, _ in marks})
+        beside = {seed: k - (len(seeds) - 1) / 2 for k, seed in enumerate(seeds)}
+        places = [points + 5.5 * shift + 1.2 * beside[seed] for points, seed, _ in marks]
+        axes.plot(places, [v for *_, v in marks], linestyle="none", alpha=0.8, **style)
+        means = {p: fmean(v for q, _, v in marks if q == p) for p, *_ in marks}
+        middles = [points + 5.5 * shift for points in means]
+        axes.plot(middles, list(means.values()), color=style["color"], linewidth=1.5)
     published = {
         points: number.value
         for points in POINTS
