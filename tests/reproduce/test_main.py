@@ -13,7 +13,7 @@ from reproduce import provenance, records, train
 from reproduce.__main__ import build_parser, main
 from reproduce.catalogue import names
 from reproduce.context import Context
-from reproduce.experiments import table1
+from reproduce.experiments import ablations, table1
 from reproduce.jobs import BadSettings
 from reproduce.records import Record
 
@@ -276,12 +276,17 @@ def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_readmes_table_is_the_shipped_one() -> None:
-    shipped = records.read(README.parent / "results" / "table1" / "quick.csv")
-    for row in table1.ROWS:
-        values = {r.metric: r.value for r in shipped if r.row == row}
-        start = f"| `{row}` | {values['test_error']:.2f} % |"
-        line = next(text for text in README.read_text().splitlines() if text.startswith(start))
-        assert f"| {values['parameters']:,} |" in line
+    lines = README.read_text().splitlines()
+    for experiment in (table1, ablations):
+        name = experiment.__name__.rpartition(".")[2]
+        shipped = records.read(README.parent / "results" / name / "short.csv")
+        for row in experiment.ROWS:
+            errors = [r.value for r in shipped if (r.row, r.metric) == (row, "test_error")]
+            size = next(r.value for r in shipped if (r.row, r.metric) == (row, "parameters"))
+            error = f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f} %"
+            line = next(text for text in lines if text.startswith(f"| `{row}` | {error} |"))
+            assert len(errors) == 5
+            assert f"| {size:,} |" in line
 
 
 def test_the_readmes_ratios_are_the_shipped_ones() -> None:
