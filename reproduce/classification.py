@@ -37,6 +37,7 @@ METRICS = {
     "train_steps_rejected": "steps",
     "test_nfe_forward": "evaluations",
 }
+SPREAD = 0.6  # of a row's height that the marks of its seeds take
 OF_SOLVES = {name for name, unit in METRICS.items() if unit in ("evaluations", "steps")}
 _ONE_CYCLE = {"model.schedule.name": "one_cycle", "model.schedule.milestones": []}
 
@@ -163,29 +164,46 @@ def _draw(left: "Axes", right: "Axes", records: Sequence[Record], rows: Sequence
     for place, row in enumerate(rows):
         style = plotting.method_style(row)
         mine = [r for r in records if r.row == row and r.status == "ok"]
-        errors = [r.value for r in mine if r.metric == "test_error"]
-        left.plot(errors, [place] * len(errors), linestyle="none", **style)
+        errors = [r.value for r in sorted(mine, key=_seed) if r.metric == "test_error"]
+        left.plot(errors, _beside(place, len(errors)), linestyle="none", **style)
         _draw_paper(left, records, row, "test_error", place, 1)
         sizes = [r.value / 1e6 for r in mine if r.metric == "parameters"]
         right.barh(place, sizes[0] if sizes else 0, height=0.5, color=style["color"])
-        _draw_paper(right, records, row, "parameters", place, 1e-6)
+        # White inside, since a hollow mark is not seen on a dark bar.
+        _draw_paper(right, records, row, "parameters", place, 1e-6, markerfacecolor="white")
     plotting.legend(right)
-    left.set_xlabel("test error (%), one mark a seed")
+    left.set_xlabel("test error (%), one mark a seed, the first on top")
     left.set_xlim(left=0)
     left.set_yticks(range(len(rows)), [plotting.method_style(row)["label"] for row in rows])
     left.invert_yaxis()
     right.set_xlabel("parameters (millions)")
 
 
+def _seed(record: Record) -> int:
+    return record.seed
+
+
+def _beside(place: int, marks: int) -> list[float]:
+    """Return heights around a row's place, or marks of seeds that err alike would hide others."""
+    step = min(0.15, SPREAD / max(marks - 1, 1))
+    return [place + step * (k - (marks - 1) / 2) for k in range(marks)]
+
+
 def _draw_paper(
-    axes: "Axes", records: Sequence[Record], row: str, metric: str, place: int, scale: float
+    axes: "Axes",
+    records: Sequence[Record],
+    row: str,
+    metric: str,
+    place: int,
+    scale: float,
+    **look: str,
 ) -> None:
     """Mark the published number, where there is one."""
     from reproduce import paper, plotting
 
     for number in paper.numbers(records[0].experiment):
         if number.metric == metric and row in number.rows and not isinstance(number.value, str):
-            axes.plot(number.value * scale, place, **plotting.PAPER_STYLE)
+            axes.plot(number.value * scale, place, **{**plotting.PAPER_STYLE, **look})
 
 
 def _records(ctx: Context, result: Result) -> list[Record]:
