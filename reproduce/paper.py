@@ -16,6 +16,7 @@ Profile = Literal["paper", "short", "quick"]
 REQUIRED_OF_ALL = ("value", "where")
 REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance", "reason", "test", "profiles")
 OPTIONAL = ("rows", "note", "others")
+OPTIONAL_OF_TEXT = (*OPTIONAL, "reason")
 CLAIMS = "claims"  # the table of claims, which `reproduce.claims` reads
 
 
@@ -47,7 +48,8 @@ class PaperNumber:
         where: The place in the paper.
         better: Direction of improvement; ``None`` for text.
         tolerance: Largest distance that counts as the same; ``None`` for text.
-        reason: Why that tolerance, or why the number cannot be judged.
+        reason: Why that tolerance, or why the number cannot be judged; empty for text where the
+            paper measured nothing.
         test: ``prediction`` judges by the prediction interval over seeds, ``exact`` a number
             that no seed changes, ``none`` not at all; ``None`` for text.
         profiles: Profiles of ours that are near enough to its protocol for a verdict.
@@ -149,7 +151,7 @@ def _paper_number(experiment: str, row: str, metric: str, entry: object) -> Pape
     table = _table(name, entry)
     is_text = isinstance(table.get("value"), str)
     required = REQUIRED_OF_ALL + (() if is_text else REQUIRED_OF_NUMBERS)
-    check_keys(name, table, required, OPTIONAL)
+    check_keys(name, table, required, OPTIONAL_OF_TEXT if is_text else OPTIONAL)
     rows = table.get("rows", [row])
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"[{name}] rows must list at least one row of ours, got {rows!r}.")
@@ -169,7 +171,7 @@ def _paper_number(experiment: str, row: str, metric: str, entry: object) -> Pape
         where=words(name, "where", table["where"]),
         better=None if is_text else table["better"],
         tolerance=None if is_text else _number(name, "tolerance", table["tolerance"], least=0.0),
-        reason="" if is_text else words(name, "reason", table["reason"]),
+        reason=words(name, "reason", table.get("reason", "")),
         test=None if is_text else table["test"],
         profiles=() if is_text else tuple(table["profiles"]),
         rows=tuple(words(name, "rows", item) for item in rows),

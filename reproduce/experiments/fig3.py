@@ -297,8 +297,9 @@ def _draw_paper(axes: "Axes", metric: str) -> None:
     from reproduce import paper, plotting
 
     names = {"error": "numerical_error", "time": "relative_time"}
-    ys = {n.row: n.value for n in paper.numbers("fig3") if n.metric == names.get(metric, metric)}
-    xs = {n.row: n.value for n in paper.numbers("fig3") if n.metric == "nfe_forward"}
+    read_off = [n for n in paper.numbers("fig3") if not isinstance(n.value, str)]
+    ys = {n.row: n.value for n in read_off if n.metric == names.get(metric, metric)}
+    xs = {n.row: n.value for n in read_off if n.metric == "nfe_forward"}
     rows = [row for row in ys if row in xs]
     axes.plot([xs[row] for row in rows], [ys[row] for row in rows], **plotting.PAPER_STYLE)
 

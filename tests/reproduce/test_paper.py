@@ -105,7 +105,7 @@ def test_an_unknown_or_wrong_key_is_refused_by_name(line: str, message: str) -> 
         ("0.1", "-0.1", "tolerance must be a number of at least 0"),
         ("0.1", "nan", "tolerance must be a number"),
         ("1.5", "true", "value must be a number"),
-        ("1.5", '"O(L)"', "unknown better, profiles, reason, test, tolerance, unit"),
+        ("1.5", '"O(L)"', "unknown better, profiles, test, tolerance, unit"),
         ('"prediction"', '"eye"', "test is 'eye'. Choose one of prediction, exact, none"),
         ('["paper"]', '["long"]', "profiles is 'long'. Choose one of paper, short, quick"),
         ('["paper"]', '"paper"', "profiles must be a list"),
@@ -144,6 +144,18 @@ def test_every_published_number_has_a_place_and_a_reason() -> None:
     for number in published:
         assert number.where
         assert isinstance(number.value, str) or number.reason.endswith(".")
+
+
+def test_figure_3_has_a_value_for_every_tolerance_and_panel() -> None:
+    tolerances = {f"tolerance_{t}" for t in ("1", "1e-1", "1e-2", "1e-3", "1e-4", "1e-5")}
+    for metric in ("nfe_forward", "numerical_error", "relative_time", "nfe_backward", "nfe_ratio"):
+        rows = {n.row for n in paper.numbers("fig3") if n.metric == metric}
+        assert tolerances <= rows, metric
+
+
+def test_text_says_why_it_is_not_judged_where_the_paper_did_measure() -> None:
+    assert all(n.reason.endswith(".") for n in paper.numbers("fig4"))
+    assert not paper.number("table1", "odenet", "memory").reason
 
 
 def test_table_2_has_its_six_values_and_their_ratios() -> None:
