@@ -7,7 +7,8 @@ of the end state, and for losses at three times; and on the trained ODE-Net for 
 - `<problem>_direct`, `_checkpoint`, `_adjoint`, `_adjoint_seminorm`: our solver, dopri5;
   `_adjoint_vode`: SciPy's VODE-Adams, one norm over everything, as in the paper.
 - `z0_<tol>`, `theta_<tol>`, `t0_<tol>`, `t1_<tol>`: norm of the error of dL/dz0 (dL/dA, …) over
-  the norm of the true gradient. `nfe_<tol>`: evaluations, forward and backward together.
+  the norm of the true gradient; `_checkpoint` offers none by times. `nfe_<tol>`: evaluations,
+  forward and backward together.
 - `…_slope`: slope of log error over log tolerance, with its 95 % interval.
 - `adjoint`, `adjoint_start_time`, `adjoint_end_time`, `adjoint_several_times`: what the claims C01
   and C02 are judged by, the larger of both problems at the tightest tolerance.

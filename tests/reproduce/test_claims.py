@@ -52,6 +52,17 @@ def test_table_1_has_one_margin() -> None:
     assert bounds == {margin}
 
 
+def test_a_quantity_with_an_interval_of_its_own_is_judged_by_it() -> None:
+    slope = claims.Quantity("gradients", "adjoint", "error_slope")
+    tests = {
+        part.test
+        for claim in claims.claims()
+        for part in claim.parts
+        if slope in {condition.quantity for condition in part.conditions}
+    }
+    assert tests == {"interval"}
+
+
 def test_claims_about_classifiers_name_rows_that_are_trained() -> None:
     rows = {"table1": table1.ROWS, "ablations": ablations.ROWS}
     named = [
