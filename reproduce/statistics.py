@@ -189,7 +189,8 @@ def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
     """Return the exponent p of y = a + b xᵖ and its t interval.
 
     A constant part a is what a power law alone would take for a smaller exponent. Relative errors
-    of y are taken as equal. Where y does not change by more than a hundredth, p is 0.
+    of y are taken as equal. Where y does not change by more than a hundredth, p is 0; where the
+    three numbers cannot be told apart, as of a y that falls, it is that of a power law alone.
 
     Args:
         x: At least five positive numbers.
@@ -212,9 +213,12 @@ def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
     slope = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
     start = (max(ys[0] - slope * xs[0], 0.0), max(slope, 1e-12), 1.0)
     bounds = ((0.0, 0.0, 0.0), (np.inf, np.inf, 4.0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optimize.OptimizeWarning)
-        found, covariance = optimize.curve_fit(law, xs, ys, start, sigma=ys, bounds=bounds)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", optimize.OptimizeWarning)
+            found, covariance = optimize.curve_fit(law, xs, ys, start, sigma=ys, bounds=bounds)
+    except (RuntimeError, optimize.OptimizeWarning):  # no optimum, or none that is alone
+        return exponent(x, y)
     half = _quantile(len(x) - 3) * math.sqrt(covariance[2][2])
     return Interval(float(found[2]), float(found[2]) - half, float(found[2]) + half)
 

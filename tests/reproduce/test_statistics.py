@@ -148,6 +148,14 @@ def test_what_hardly_changes_does_not_grow() -> None:
     assert statistics.growth([1, 2, 4, 8, 16], [5.0, 5.0, 5.01, 5.0, 5.0]).value == 0
 
 
+def test_what_falls_has_an_exponent_too() -> None:
+    xs = [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]
+    ys = [91.0, 106.84, 103.83, 96.17, 92.24, 82.39, 85.02]  # of which no fit of growth converges
+    found = statistics.growth(xs, ys)
+    assert found == statistics.exponent(xs, ys)
+    assert found.low < found.value < 0
+
+
 def test_noise_widens_the_interval_of_growth_around_the_truth() -> None:
     rng = random.Random(0)
     xs = [float(2**k) for k in range(3, 10)]
