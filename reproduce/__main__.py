@@ -264,7 +264,7 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
         except BadSettings as error:
             raise UsageError(str(error)) from error
     # A figure of changed settings does not replace that of the plain protocol.
-    changed = f"-{re.sub('[^A-Za-z0-9.=]+', '_', ctx.overrides_text)}" if ctx.changes else ""
+    changed = f"-{_in_a_file_name(ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
     lacking = ""
     try:
@@ -288,6 +288,11 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     if arguments.show:
         _show(figure.with_name(f"{figure.name}.png"))
     return int(any(row.status not in ("ok", "skipped") for row in rows))
+
+
+def _in_a_file_name(changes: str) -> str:
+    """Return changed settings as part of a file name, in which 1e-30 is not 1e+30."""
+    return re.sub("[^A-Za-z0-9.=+-]+", "_", changes)
 
 
 def _figures(module: ModuleType, rows: "list[Record]", folder: Path) -> "dict[str, Figure]":

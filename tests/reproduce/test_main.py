@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reproduce import provenance, records, train
-from reproduce.__main__ import build_parser, main
+from reproduce.__main__ import _in_a_file_name, build_parser, main
 from reproduce.catalogue import names
 from reproduce.context import Context
 from reproduce.experiments import ablations, table1
@@ -235,6 +235,12 @@ def test_a_report_without_rows_says_what_to_do(
 ) -> None:
     assert main(["table1", "--device", "cpu", "--out", str(tmp_path), "--report-only"]) == 2
     assert "Leave --report-only out" in capsys.readouterr().err
+
+
+def test_figures_of_different_changes_have_different_names() -> None:
+    changes = ("model.optimizer.lr=1e-30", "model.optimizer.lr=1e+30", "model.optimizer.lr=1e30")
+    assert len({_in_a_file_name(change) for change in changes}) == len(changes)
+    assert _in_a_file_name("model.stem=../../x y") == "model.stem=.._.._x_y"
 
 
 def test_readme_has_its_two_commands_on_the_first_screen() -> None:
