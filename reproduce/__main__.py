@@ -414,14 +414,14 @@ def _device_text(device: str) -> str:
 
 
 def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
-    minutes = module.PROFILES[ctx.profile].minutes
     seeds = len(ctx.seeds)
+    minutes = module.PROFILES[ctx.profile].duration(seeds)
     how = ctx.launcher.text
     elsewhere = ctx.device != "cpu" or ctx.processes > 1 or bool(how)
     if minutes is None or elsewhere or ctx.own or "trainer.max_epochs" in ctx.changes:
         time = "time not measured for this set-up"
     else:
-        time = f"about {minutes * seeds:g} min on two CPU cores"
+        time = f"about {minutes:g} min on two CPU cores"
     where = f"{ctx.device_text}, {how}" if how else ctx.device_text
     return f"{name}: profile {ctx.profile}, {where}, {seeds} seed(s), {time}"
 

@@ -99,6 +99,7 @@ class Claim:
         profiles: Profiles of ours that can decide it.
         parts: The rule: every part must hold.
         note: What to know before reading the verdict.
+        shown: Experiments that show what it says and measure nothing that judges it.
     """
 
     id: str
@@ -108,6 +109,7 @@ class Claim:
     profiles: tuple[str, ...]
     parts: tuple[Part, ...]
     note: str
+    shown: tuple[str, ...] = ()
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -135,7 +137,7 @@ def parse(text: str) -> tuple[Claim, ...]:
 
 def _claim(identity: str, entry: dict[str, Any]) -> Claim:
     name = f"{paper.CLAIMS}.{identity}"
-    paper.check_keys(name, entry, _REQUIRED, ("note",))
+    paper.check_keys(name, entry, _REQUIRED, ("note", "shown"))
     for profile in entry["profiles"]:
         paper.one_of(name, "profiles", profile, get_args(paper.Profile))
     return Claim(
@@ -146,6 +148,7 @@ def _claim(identity: str, entry: dict[str, Any]) -> Claim:
         profiles=tuple(entry["profiles"]),
         parts=tuple(_part(name, part) for part in entry["parts"]),
         note=paper.words(name, "note", entry.get("note", "")),
+        shown=tuple(paper.words(name, "shown", one) for one in entry.get("shown", [])),
     )
 
 

@@ -22,11 +22,18 @@ class Profile:
         overrides: Changes to the configurations, which state the paper's protocol.
         seeds: How many seeds by default.
         minutes: Measured minutes for one seed on two CPU cores; None where nobody measured it.
+        once: Minutes, besides, of what is run for the first seed alone.
     """
 
     overrides: dict[str, Any]
     seeds: int
     minutes: float | None
+    once: float = 0.0
+
+    def duration(self, seeds: int | None = None) -> float | None:
+        """Return measured minutes for so many seeds, by default its own; None if not measured."""
+        count = self.seeds if seeds is None else seeds
+        return None if self.minutes is None else self.minutes * count + self.once
 
 
 @dataclass(frozen=True)

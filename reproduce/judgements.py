@@ -60,6 +60,7 @@ class Line:
         others: What others measured.
         detail: What the verdict rests on.
         experiments: Experiments whose rows it is about.
+        shown: Experiments whose figures show it besides.
     """
 
     id: str
@@ -83,13 +84,14 @@ class Line:
     others: str
     detail: str
     experiments: tuple[str, ...]
+    shown: tuple[str, ...] = ()
 
     def concerns(self, chosen: Iterable[str]) -> bool:
-        """Return whether it is about one of these experiments."""
-        return bool(set(chosen) & set(self.experiments))
+        """Return whether it is about one of these experiments, or shown by one."""
+        return bool(set(chosen) & {*self.experiments, *self.shown})
 
 
-COLUMNS = tuple(field.name for field in fields(Line) if field.name != "experiments")
+COLUMNS = tuple(f.name for f in fields(Line) if f.name not in ("experiments", "shown"))
 
 
 def judge(records: Iterable[Record]) -> list[Line]:
@@ -259,6 +261,7 @@ def _claim_lines(verdict: ClaimVerdict, evidence: Evidence) -> list[Line]:
         others="",
         detail=verdict.detail,
         experiments=experiments,
+        shown=claim.shown,
     )
     return [
         head,
@@ -298,6 +301,7 @@ def _condition_line(head: Line, place: int, finding: Finding, evidence: Evidence
         others="",
         detail=finding.detail,
         experiments=head.experiments,
+        shown=head.shown,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,11 +56,29 @@ def line(model: TrajectoryModel, data: Spirals) -> Tensor:
 
     Counter-clockwise comes first; means are over the test trajectories.
     """
+    z0, clockwise = encoded(model, data, "test")
+    return between(z0[~clockwise].mean(dim=0), z0[clockwise].mean(dim=0))
+
+
+def pairs(model: TrajectoryModel, data: Spirals) -> Iterator[Tensor]:
+    """Yield the same between spirals: the first of each direction in the test, then the second."""
+    z0, clockwise = encoded(model, data, "test")
+    for start, end in zip(z0[~clockwise], z0[clockwise], strict=False):
+        yield between(start, end)
+
+
+def between(start: Tensor, end: Tensor) -> Tensor:
+    """Return equally spaced states from one to another, both ``(latent,)``, ends included."""
     import torch
 
-    z0, clockwise = encoded(model, data, "test")
-    start, end = z0[~clockwise].mean(dim=0), z0[clockwise].mean(dim=0)
     return torch.stack([torch.lerp(start, end, k / (STEPS - 1)) for k in range(STEPS)])
+
+
+def alone(line: Tensor, i: int) -> Tensor:
+    """Return the states of a line's middle in which coordinate ``i`` alone moves along it."""
+    states = line[len(line) // 2].expand_as(line).clone()
+    states[:, i] = line[:, i]
+    return states
 
 
 def turning(paths: Tensor) -> Tensor:
@@ -78,10 +97,15 @@ def turning(paths: Tensor) -> Tensor:
 
 def turning_on_line(model: TrajectoryModel, data: Spirals) -> Tensor:
     """Return how the decoded paths on the line turn over the observed span, ``(steps,)``."""
+    return decoded_turning(model, data, line(model, data))
+
+
+def decoded_turning(model: TrajectoryModel, data: Spirals, states: Tensor) -> Tensor:
+    """Return the same of the paths that start from states, ``(states, latent)``."""
     import torch
 
     with torch.no_grad():
-        return turning(model.decode(line(model, data), data.times[: data.grid]))
+        return turning(model.decode(states, data.times[: data.grid]))
 
 
 def flips(turned: Tensor) -> int:

@@ -57,7 +57,7 @@ def streams(axes: Axes, slopes: Callable[[Tensor], Tensor], half: float) -> None
     # Lines and heads are pixels in the SVG too, or else it would have megabytes.
     axes.set_rasterization_zorder(1.5)
     look: dict[str, Any] = {"density": 0.8, "linewidth": 0.7, "arrowsize": 0.7, "zorder": 1}
-    axes.streamplot(axis, axis, u, v, color="#999999", **look)
+    axes.streamplot(axis, axis, u, v, color="#BBBBBB", **look)
     square(axes, half)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from reproduce import folders, judgements, report, storage
+from reproduce import findings, folders, judgements, report, storage
 from reproduce.page import document
 
 DEFAULT = Path("results/local")  # what a command writes to without --out
@@ -14,7 +14,7 @@ DEFAULT = Path("results/local")  # what a command writes to without --out
 def write(folder: Path) -> list[Path]:
     """Write ``index.html``, ``README.md`` and ``comparison.csv`` of a folder of results.
 
-    With the shipped results goes the generated part of the repository's own README.
+    With the shipped results go the generated parts of the repository's own README.
 
     Args:
         folder: The folder; it is created if need be, and may be empty.
@@ -28,10 +28,13 @@ def write(folder: Path) -> list[Path]:
         OSError: If the folder cannot be written to.
     """
     lines = judgements.judge(folders.all_rows(folder))
-    parts = {folder / "README.md": f"{report.details(lines)}\n\n{report.gallery(folder)}"}
+    found = findings.of_folder(folder)
+    gallery = report.gallery(folder, lines, found)
+    parts = {folder / "README.md": f"{report.details(lines)}\n\n{gallery}"}
     if folders.is_shipped(folder):
         parts[folder.parent / "README.md"] = report.headline(lines)
     texts = {path: report.renewed(path, part) for path, part in parts.items()}
+    texts = {path: findings.inserted(path, text, found) for path, text in texts.items()}
     texts[folder / "index.html"] = document.render(folder, option(folder))
     for path, text in texts.items():
         with storage.exclusive(path):

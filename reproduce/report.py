@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reproduce import catalogue, paper
@@ -173,28 +173,42 @@ def _counts(lines: Sequence[Line]) -> str:
     return f"Reference numbers of the demonstrations reproduced: {', '.join(parts)}."
 
 
-def gallery(folder: Path) -> str:
+def gallery(folder: Path, lines: Sequence[Line], findings: Mapping[str, str]) -> str:
     """Return the figures in a folder of results, experiment by experiment, as images and links.
 
     Of every experiment the profile that says most is shown: its figure and its movie; the further
-    figures are linked.
+    figures are linked. Beside what it claims or asks stand the verdicts.
+
+    Args:
+        folder: The folder.
+        lines: What `judgements.judge` returned of its rows.
+        findings: What `findings.of_folder` returned of it.
     """
+    claims = [line for line in lines if line.kind == "claim" and line.verdict != NOT_RUN]
     parts = ["### Figures"]
     for name in catalogue.names():
         found = [folder / name / f"{profile}.png" for profile in PROFILES]
         main = next((path for path in found if path.exists()), None)
         if main is None:
             continue
-        profile, claim = main.stem, catalogue.claim(name)
-        further = sorted(main.parent.glob(f"{profile}-*.png"))
-        links = ", ".join(
-            f"[{path.stem.removeprefix(profile)[1:]}]({name}/{path.name})" for path in further
-        )
-        parts.append(f"**`{name}`**, `{profile}`: {claim}{f' More: {links}.' if links else ''}")
-        parts.append(f"![{claim}]({name}/{main.name})")
+        decided = ", ".join(f"{x.id} {_verdict(x)}" for x in claims if x.concerns([name]))
+        said = [catalogue.claim(name), f"{decided}." if decided else "", _further(main)]
+        parts.append(f"**`{name}`**, `{main.stem}`: {' '.join(filter(None, said))}")
+        parts.append(f"![{catalogue.claim(name)}]({name}/{main.name})")
         if main.with_suffix(".gif").exists():
-            parts.append(f"![{name} as a movie]({name}/{profile}.gif)")
+            parts.append(f"![{name} as a movie]({name}/{main.stem}.gif)")
+        if name in findings:
+            parts.append(findings[name])
     return "\n\n".join(parts)
+
+
+def _further(main: Path) -> str:
+    """Link the figures that stand beside the main one; empty if there are none."""
+    links = ", ".join(
+        f"[{path.stem.removeprefix(main.stem)[1:]}]({main.parent.name}/{path.name})"
+        for path in sorted(main.parent.glob(f"{main.stem}-*.png"))
+    )
+    return f"More: {links}." if links else ""
 
 
 def renewed(path: Path, part: str) -> str:

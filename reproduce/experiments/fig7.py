@@ -166,7 +166,7 @@ def _intensities(axes: "Axes", records: list[Record], folder: "Path", row: str) 
     count = _sequences(row)
     axes.set_title(f"{count} sequence{'s' if count > 1 else ''}")
     axes.set_xlabel("time t")
-    axes.set_ylabel("λ (events per unit of time)", fontsize=11)
+    axes.set_ylabel("intensity λ", fontsize=12)
     found = intensities.drawn_from(folder, records, row)
     if found is None:
         axes.text(0.5, 0.5, "no weights beside\nthese rows", ha="center", transform=axes.transAxes)

@@ -133,13 +133,14 @@ def plot(records: list[Record]) -> "Figure":
         bars = axes.barh(
             range(len(rows)), [values[row] for row in rows], color=plotting.OKABE_ITO["blue"]
         )
-        axes.bar_label(bars, fmt="%.2f", padding=4)
+        for label in axes.bar_label(bars, fmt="%.2f", padding=4):
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.set_yticks(range(len(rows)), [NAMES[row] for row in rows])
         axes.invert_yaxis()
         axes.set_xscale("log")
         plotting.plain_ticks(axes.xaxis)
         axes.axvline(1, color="#555555", linewidth=1)
-        axes.margins(x=0.16)
+        axes.margins(x=0.25)
         axes.set_xlabel("time of a training step over the example's")
         figure.suptitle(records[0].budget, fontsize=12)
     return figure

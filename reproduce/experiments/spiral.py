@@ -258,7 +258,7 @@ def _portraits(courses: dict[str, "Course"], budgets: dict[str, str]) -> "Figure
             for panel in line:
                 panel.set_xticks([])
                 panel.set_yticks([])
-            line[0].set_ylabel(plotting.NAMES[row], fontsize=13)
+            line[0].set_ylabel(plotting.NAMES[row], fontsize=11)
             for panel, (update, model) in zip(line, _shown(courses[row]), strict=False):
                 _portrait(panel, model)
                 panel.set_title(f"{update:,} updates", fontsize=12)

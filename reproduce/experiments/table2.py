@@ -68,6 +68,7 @@ TRAINS = True
 NETWORKS = ("rnn", "rnn_gap", "latent_ode")
 POINTS = (30, 50, 100)
 PROBED = "latent_ode_30"
+SHIFT = 6.0  # between the marks of neighbouring networks, in points
 MINUTES = {"smoke": 1.0, "quick": 6.5, "short": 14.0, "paper": None}
 SEEDS = {"smoke": 1, "quick": 1, "short": 5, "paper": 5}
 PROFILES = {
@@ -159,12 +160,12 @@ def plot(records: list[Record]) -> "Figure":
     from reproduce import plotting
 
     with plotting.style():
-        figure, (left, right) = plotting.subplots(1, 2, size=(6.0, 4.8))
+        figure, (left, right) = plotting.subplots(1, 2, size=(7.0, 4.8))
         for place, network in enumerate(_networks(records)):
             _course(left, records, network, "rmse", place - 1)
         _course(right, records, "advantage", "advantage", 0)
         left.set_ylabel("RMSE on 100 future times")
-        right.set_ylabel("better RNN's over latent ODE's")
+        right.set_ylabel("better RNN's over latent ODE's", fontsize=12)
         right.axhline(1, color="#555555", linewidth=1)
         for axes, columns in ((left, 2), (right, 1)):
             axes.set_yscale("log")
@@ -201,10 +202,10 @@ def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: 
     if marks:
         seeds = sorted({seed for _, seed, _ in marks})
         beside = {seed: k - (len(seeds) - 1) / 2 for k, seed in enumerate(seeds)}
-        places = [points + 5.5 * shift + 1.2 * beside[seed] for points, seed, _ in marks]
+        places = [points + SHIFT * shift + 0.9 * beside[seed] for points, seed, _ in marks]
         axes.plot(places, [v for *_, v in marks], linestyle="none", alpha=0.8, **style)
         means = {p: fmean(v for q, _, v in marks if q == p) for p, *_ in marks}
-        middles = [points + 5.5 * shift for points in means]
+        middles = [points + SHIFT * shift for points in means]
         axes.plot(middles, list(means.values()), color=style["color"], linewidth=1.5)
     published = {
         points: number.value

@@ -69,7 +69,7 @@ class Entry:
         measures: What it rests on.
         reasons: Why the ranges are what they are.
         command: What would bring its rows; empty where they are all there.
-        experiments: Experiments whose rows it is about.
+        experiments: Experiments whose rows it is about, then those whose figures show it.
     """
 
     id: str
@@ -124,7 +124,7 @@ def entries(lines: Sequence[Line], rows: Sequence[Record], out: str) -> list[Ent
                 measures=measures,
                 reasons=tuple(dict.fromkeys(part.reason for part in claim.parts)),
                 command=missing,
-                experiments=head.experiments,
+                experiments=(*head.experiments, *head.shown),
             )
         )
     return found

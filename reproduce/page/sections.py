@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from reproduce import folders, paper, records
+from markupsafe import Markup
+
+from reproduce import findings, folders, paper, records
 from reproduce.judgements import NOT_RUN, Line
 from reproduce.page import figures, origins, prose, tables
 from reproduce.page.figures import Movie, Picture
@@ -37,6 +39,7 @@ class Result:
         outdated: Whether they are of another version than the text beside them.
         table: The experiment's own table; None where it cannot be made.
         lacking: Why it cannot.
+        findings: What the experiment says of its rows, as HTML; empty if nothing.
         all: Every metric of every row.
         pictures: The figures.
         movie: The movie, if there is one.
@@ -54,6 +57,7 @@ class Result:
     outdated: bool
     table: Table | None
     lacking: str
+    findings: Markup
     all: Table
     pictures: tuple[Picture, ...]
     movie: Movie | None
@@ -115,7 +119,7 @@ def section(
         notes=_notes(mine),
         results=tuple(_result(name, module, path, out) for path in _in_order(folder, name)),
         command=_command(name, "", out),
-        minutes=None if quick.minutes is None else quick.minutes * quick.seeds,
+        minutes=quick.duration(),
     )
 
 
@@ -143,6 +147,7 @@ def _result(name: str, module: ModuleType, path: Path, out: str) -> Result:
         outdated=bool(versions) and versions != [module.PROTOCOL],
         table=table,
         lacking=lacking,
+        findings=prose.html(findings.said(name, rows)),
         all=tables.measured(
             f"{name}-{profile}-all", f"Every metric over its seeds: {name}, {profile}", rows
         ),
@@ -156,9 +161,7 @@ def _own_table(
     name: str, module: ModuleType, profile: str, rows: Sequence[Record]
 ) -> tuple[Table | None, str]:
     """Return the experiment's table of its plain rows, or why there is none."""
-    plain = [row for row in rows if not row.overrides]
-    newest = max((row.protocol for row in plain), default=0)
-    plain = [row for row in plain if row.protocol == newest]
+    plain = findings.plain(rows)
     if not plain:
         return None, "there are no rows of unchanged settings"
     said = f"{prose.caption(module.table)} {name}, {profile}"

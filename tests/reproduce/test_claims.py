@@ -6,6 +6,8 @@ import re
 import pytest
 
 from reproduce import claims, paper
+from reproduce.catalogue import claim as first_line
+from reproduce.catalogue import names
 from reproduce.experiments import ablations, table1
 
 CLAIM = """
@@ -35,6 +37,19 @@ def test_every_claim_of_the_paper_and_of_the_deck_has_a_rule() -> None:
         assert claim.text.endswith(".")
         assert claim.profiles
         assert all(part.reason.endswith(".") for part in claim.parts)
+
+
+def test_what_shows_a_claim_is_an_experiment_that_does_not_judge_it() -> None:
+    for claim in claims.claims():
+        judging = {quantity.experiment for quantity in claim.quantities}
+        assert set(claim.shown) <= set(names()) - judging
+
+
+def test_every_experiment_that_asks_has_a_claim_that_answers() -> None:
+    answered = {name for claim in claims.claims() for name in claim.shown}
+    answered |= {q.experiment for claim in claims.claims() for q in claim.quantities}
+    asking = {name for name in names() if first_line(name).endswith("?")}
+    assert {"table2", "fig9"} <= asking <= answered
 
 
 def test_table_1_has_one_margin() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import judgements, printout, records, report
+from reproduce import findings, judgements, printout, records, report
 from reproduce.__main__ import main
 from reproduce.claims import claims
 from reproduce.judgements import Line
@@ -123,12 +123,14 @@ def test_the_shipped_verdicts_and_both_readmes_follow_from_the_shipped_rows(
     remedy = "run python -m reproduce report --out results"
     written = (tmp_path / "comparison.csv").read_text()
     assert (SHIPPED / "comparison.csv").read_text() == written, remedy
+    found = findings.of_folder(SHIPPED)
+    gallery = report.gallery(SHIPPED, lines, found)
     for path, part in (
-        (SHIPPED / "README.md", f"{report.details(lines)}\n\n{report.gallery(SHIPPED)}"),
+        (SHIPPED / "README.md", f"{report.details(lines)}\n\n{gallery}"),
         (SHIPPED.parent / "README.md", report.headline(lines)),
     ):
         text = path.read_text()
-        assert report.replaced(path, text, part) == text, remedy
+        assert findings.inserted(path, report.replaced(path, text, part), found) == text, remedy
 
 
 def test_a_command_ends_with_the_verdicts_that_need_no_other_experiment(
@@ -150,14 +152,14 @@ def test_the_gallery_shows_what_says_most_and_links_the_rest(tmp_path: Path) -> 
     for name in ("fig4/quick.png", "fig4/short.png", "fig4/short-variants.png", "fig5/short.svg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    shown = report.gallery(tmp_path)
+    shown = report.gallery(tmp_path, [], {})
     assert "(fig4/short.png)" in shown
     assert "[variants](fig4/short-variants.png)" in shown
     assert "quick" not in shown
     assert "fig5" not in shown
     assert ".gif" not in shown
     (tmp_path / "fig4" / "short.gif").touch()
-    assert "(fig4/short.gif)" in report.gallery(tmp_path)
+    assert "(fig4/short.gif)" in report.gallery(tmp_path, [], {})
 
 
 def test_a_demonstration_prints_its_numbers_beside_their_references_with_verdicts(

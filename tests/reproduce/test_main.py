@@ -344,6 +344,12 @@ def test_the_readmes_errors_of_table_2_are_the_shipped_ones() -> None:
         means = " | ".join(f"{statistics.fmean(found):.3f}" for found in values)
         extremes = f"({min(values[2]):.3f} to {max(values[2]):.3f})"
         assert f"| {points} | {means} {extremes} |" in text
+    moved = records.read(README.parent / "results" / "fig9" / "short.csv")
+    lines = {(r.row, r.metric): r.value for r in moved}
+    told = " ".join(text.split())
+    assert f"flips {lines['line', 'flips']:.0f} times on the line between the mean z0" in told
+    assert f"once on {100 * lines['pairs', 'flips_once']:.0f} % of the lines" in told
+    assert f"(`fig9`, {lines['pairs', 'count']:.0f} pairs)" in told
     steps = records.read(README.parent / "results" / "latent_step" / "short.csv")
     ratio = {r.row: r.value for r in steps if r.metric == "ratio"}
     assert f"{ratio['native']:.2f} of the authors' public example" in text

@@ -180,6 +180,17 @@ def test_the_scorecard_has_every_claim_with_its_verdict_and_what_it_rests_on(pag
         assert bool(measured) == bool(conditions)
 
 
+def test_a_section_has_the_verdict_beside_what_it_asks_or_claims(text: str) -> None:
+    with open(SHIPPED / "comparison.csv", newline="", encoding="utf-8") as file:
+        verdicts = {line["id"]: line["verdict"] for line in csv.DictReader(file)}
+    for claim in claims():
+        for name in {*claim.shown, *(q.experiment for q in claim.quantities)}:
+            section = text.partition(f'<section id="{name}" class="experiment"')[2]
+            before, figure, _ = section.partition("<figure>")
+            beside = before.partition(f'<a href="#{claim.id}">')[2].partition("</span>")[0]
+            assert not figure or beside.endswith(f">{verdicts[claim.id]}"), (name, claim.id)
+
+
 @pytest.mark.parametrize("name", names())
 def test_every_experiment_says_what_it_does_and_where_it_deviates(name: str) -> None:
     told = prose.protocol(importlib.import_module(f"reproduce.experiments.{name}"))

@@ -157,8 +157,14 @@ def test_figure_8_measures_what_table_2_did(trained: Path) -> None:
 
 def test_figures_9_and_10_have_every_row(trained: Path) -> None:
     rows = records.read(trained / "fig9" / "smoke.csv")
-    assert {r.row for r in rows} == {"line", *(f"coordinate_{k}" for k in range(1, 5))}
-    assert sum(r.row == "line" for r in rows) == latent_space.STEPS + 1
+    alone = [f"coordinate_{k}" for k in range(1, 5)]
+    lines = {"line", *alone, "pair", *(f"pair_{row}" for row in alone)}
+    assert {r.row for r in rows} == lines | {"pairs"}
+    assert all(sum(r.row == line for r in rows) == latent_space.STEPS + 1 for line in lines)
+    shares = {r.metric: r.value for r in rows if r.row == "pairs"}
+    assert 1 <= shares["count"] <= 10
+    assert 0 <= shares["flips_once"] <= 1
+    assert 0 <= shares["ends_right"] <= 1
     rows = records.read(trained / "fig10" / "smoke.csv")
     assert {r.row for r in rows} == {
         "trained_30", *(f"given_{n}" for n in fig10.GIVEN)
@@ -310,6 +316,56 @@ def test_a_probe_tells_directions_that_the_latent_state_holds() -> None:
     assert latent_space.probe_accuracy(model, data, coordinates=3) < 0.7
     line = latent_space.line(model, data)
     torch.testing.assert_close(line[:, 3], torch.linspace(0, 1, latent_space.STEPS))
+    lines = list(latent_space.pairs(model, data))
+    clockwise = int(told[min(told, key=lambda key: len(told[key]))].sum())
+    assert len(lines) == min(clockwise, 40 - clockwise)
+    torch.testing.assert_close(lines[0][:, 3], torch.linspace(0, 1, latent_space.STEPS))
+
+
+def test_alone_moves_one_coordinate_along_a_line_and_leaves_the_others_in_its_middle() -> None:
+    start, end = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0, -2.0])
+    line = latent_space.between(start, end)
+    assert len(line) == latent_space.STEPS
+    torch.testing.assert_close(line[[0, -1]], torch.stack([start, end]))
+    states = latent_space.alone(line, 1)
+    torch.testing.assert_close(states[:, 1], line[:, 1])
+    torch.testing.assert_close(states[:, [0, 2]], line[10, [0, 2]].expand(21, 2))
+
+
+def test_the_sweep_repeats_some_rows_and_every_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def finished(job: Job, *_: object, **__: object) -> Result:
+        metrics = {f"test/{name}": 0.5 for name in ("rmse", "rmse_span", "rmse_median")}
+        trained.append((job.row, job.seed))
+        return Result(job, tmp_path, "ok", metrics=metrics)
+
+    monkeypatch.setattr(jobs, "run", finished)
+    ctx = replace(_ctx(tmp_path, "short"), seeds=(0, 1, 2))
+    for _ in range(2):  # the second time every row is there
+        table2_sweep.run(ctx)
+    repeated = [row for row, seed in trained if seed == 2]
+    assert sorted(repeated) == sorted(table2_sweep.REPEATED)
+    assert [row for row, seed in trained if seed == 1] == repeated
+    assert len(trained) == len(set(trained)) == 47 + 2 * len(repeated)
+
+
+def test_the_sweep_finds_its_shipped_rows_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = records.read(evidence.SHIPPED / "table2_sweep" / "short.csv")
+    asked: list[str] = []
+
+    def refused(job: Job, *_: object, **__: object) -> Result:
+        asked.append(job.row)
+        return Result(job, tmp_path, "diverged")
+
+    monkeypatch.setattr(jobs, "run", refused)
+    records.append(tmp_path / "table2_sweep" / "short.csv", shipped)
+    table2_sweep.run(_ctx(tmp_path, "short"))
+    assert asked == []
 
 
 def test_tables_and_figures_are_drawn_from_records_alone() -> None:
