@@ -1,5 +1,6 @@
 """Density models: planar and continuous flows, alone or many side by side (Figures 4 and 5)."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -198,6 +199,7 @@ class DensityModel(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the sum of the living members' losses; log their mean."""
+        self._key_noise(batch_idx)
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
@@ -271,6 +273,23 @@ class DensityModel(pl.LightningModule):
         return configured(
             self.net.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
+
+    def _key_noise(self, batch_idx: int) -> None:
+        """Let the noise of an estimated trace depend on seed and update alone."""
+        field = getattr(self.net, "field", None)
+        if not isinstance(field, TracedField):
+            return
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        seed = self.hparams["member_seeds"][0]
+        name = f"{seed}/trace/{self.global_step}/{batch_idx}"
+        key = hashlib.sha256(name.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:4]))
+
+        def draw(points: int, dim: int) -> Tensor:
+            drawn = torch.randn(ranks * points, dim, generator=generator)
+            return drawn[rank * points :][:points]
+
+        field.source = draw
 
     def _values(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return what `_solve` does, without the members that cannot be solved."""

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -304,9 +303,8 @@ def _train(
         "--config",
         str(folder / "job.yaml"),
     ]
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if zipfile.is_zipfile(checkpoint):  # one that was cut short is not, and the run starts anew
-        command += ["--ckpt_path", str(checkpoint)]
+    if any((folder / "checkpoints").glob("*.ckpt")):  # of which the training takes a whole one
+        command += ["--ckpt_path", str(folder / "checkpoints")]
     with (folder / "log.txt").open("a") as log, _child(command, log, env) as process:
         while process.poll() is None:
             time.sleep(0.2)

@@ -3,7 +3,8 @@
 A LightningCLI and nothing else. ``run`` fits and then tests the final weights in one process, on
 one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, ``progress.json``,
 ``predictions.csv`` (of classifiers), ``summary.json`` and ``checkpoints/last.ckpt`` in
-``--trainer.default_root_dir``.
+``--trainer.default_root_dir``, and goes on from a checkpoint there with ``--ckpt_path``. A
+checkpoint is written every 30 seconds, or as REPRODUCE_CHECKPOINTS says: ``60 s``, ``20 updates``.
 """
 
 import json
@@ -16,14 +17,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
+from lightning_modules.checkpoints import EVERY, Checkpoints, newest
+from lightning_modules.metrics_log import MetricsLog
 from lightning_modules.solvers import SolverFailed, import_backend
 from reproduce import provenance, storage
 from reproduce.allocator import keep_freed_memory
@@ -38,18 +38,21 @@ class SuiteTrainer(pl.Trainer):
         self,
         model: pl.LightningModule,
         datamodule: pl.LightningDataModule | None = None,
-        ckpt_path: str | None = None,
+        ckpt_path: str | Path | None = None,
     ) -> None:
         """Fit, then test the final weights on one device.
 
         Args:
             model: The model.
             datamodule: Its data.
-            ckpt_path: Checkpoint to resume from; None starts anew.
+            ckpt_path: Checkpoint to resume from, or a folder of them: the newest that is whole,
+                and anew if there is none. None starts anew.
         """
         root = Path(self.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         (root / "summary.json").unlink(missing_ok=True)
+        if ckpt_path is not None and Path(ckpt_path).is_dir():
+            ckpt_path = newest(Path(ckpt_path))
         try:
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
             tester = _single_device_trainer(self)
@@ -118,16 +121,13 @@ class SuiteCLI(LightningCLI):
         if self.subcommand == "test":  # leaves the files of the training alone
             kwargs["logger"], self.save_config_callback = False, None
         elif given["logger"] is None:
-            _keep_metrics(Path(root))
-            kwargs["logger"] = CSVLogger(root, name="", version="")
+            kwargs["logger"] = MetricsLog(root)
         own: list[pl.Callback] = [RunCost(), DivergenceGuard(), Progress(f"{root}/progress.json")]
         if self.subcommand == "run":
             own.append(Predictions(f"{root}/predictions.csv"))
         if given["enable_checkpointing"] is not False:
-            folder = f"{root}/checkpoints"
-            # One file, replaced after every epoch; save_last alone would wait for the end.
-            keep = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
-            own.append(keep)
+            every = os.environ.get("REPRODUCE_CHECKPOINTS") or EVERY
+            own.append(Checkpoints(f"{root}/checkpoints", every))
         if not sys.stdout.isatty():
             kwargs["enable_progress_bar"] = False
         asked = given["callbacks"] or []
@@ -143,15 +143,6 @@ def _check_test(metrics: dict[str, float]) -> None:
     for name, value in tested.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} is {value} after training. Lower --model.optimizer.lr.")
-
-
-@rank_zero_only
-def _keep_metrics(root: Path) -> None:
-    """Rename the metrics of an earlier part of a resumed run: CSVLogger would delete them."""
-    current = root / "metrics.csv"
-    if current.exists():
-        parts = len(list(root.glob("metrics.*.csv")))
-        current.rename(root / f"metrics.{parts + 1}.csv")
 
 
 def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
