@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import os
 import re
 import signal
@@ -48,7 +49,7 @@ NOT_TO_SET = {
 
 
 PLACES = ("devices_per_run", "gpus", "slots", "launcher", "num_nodes")
-OF_TRAININGS = ("seeds", "epochs", "set", *PLACES)
+OF_TRAININGS = ("seeds", "epochs", "set", *PLACES, "time_limit", "retry_failed")
 OF_RUNS = (
     "profile",
     "device",
@@ -102,6 +103,17 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="share each training between N nodes of a SLURM allocation (default: 1)",
+    )
+    add(
+        "--time-limit",
+        type=float,
+        metavar="MINUTES",
+        help="end each training after so long; it is a failed row, its checkpoint is kept",
+    )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="take up again what failed by a fault of its own, such as a loss that diverged",
     )
     add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
     add("--seed", type=int, metavar="N", help="this one seed instead")
@@ -363,6 +375,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
             devices=devices,
             nodes=arguments.num_nodes or 1,
             cluster=arguments.launcher == "ray",
+            time_limit=None if arguments.time_limit is None else 60 * arguments.time_limit,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -386,6 +399,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         nodes=arguments.num_nodes or 1,
         launcher=launcher,
         own=_own_rows(arguments.row),
+        retry_failed=arguments.retry_failed,
     )
 
 
@@ -460,6 +474,9 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, flag.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more.")
+    limit = arguments.time_limit
+    if limit is not None and not 0 < limit < math.inf:
+        raise UsageError(f"--time-limit {limit:g}: give minutes, more than 0.")
     if arguments.seed is not None and arguments.seeds is not None:
         raise UsageError("--seed and --seeds: give one of them.")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
