@@ -31,6 +31,7 @@ VERBS = {
     "all": "every table and figure, one after another",
     "compare": "this machine's results beside the shipped ones and the paper's, with verdicts; "
     "or two folders of results",
+    "status": "what is done, running, interrupted, failed and to do, and the time left",
     "report": "the results in --out as one page to read (index.html) and as Markdown (README.md)",
 }
 
@@ -80,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "targets",
         nargs="+",
         metavar="TARGET",
-        help="experiments, or one of list, all, compare, report",
+        help="experiments, or one of list, all, compare, status, report",
     )
     add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
@@ -196,6 +197,9 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
             raise UsageError(f"report is about all of --out: leave out {' '.join(targets[1:])}.")
         _check_flags(arguments, "report", OF_RUNS)
         return _report(arguments.out)
+    if targets[0] == "status":
+        _check_flags(arguments, "status", OF_RUNS)
+        return _status(targets[1:] or names(), arguments.out)
     chosen = names() if targets == ["all"] else targets
     for name in chosen:
         _check_name(name)
@@ -254,6 +258,25 @@ def _report(out: Path) -> int:
     written = publication.write(out)
     print(f"Written: {', '.join(map(str, written))}")
     return 0
+
+
+def _status(chosen: Sequence[str], out: Path) -> int:
+    """Print how far the trainings of some experiments are."""
+    from reproduce import status, status_table
+
+    for name in chosen:
+        _check_name(name)
+    found = status.read(out, _runs(out), chosen)
+    if not found.groups:
+        print(f"There is nothing yet in {out}: neither rows nor trainings.")
+    status_table.show(found)
+    return 0
+
+
+def _runs(out: Path) -> Path:
+    """Return the folder of the run folders."""
+    told = os.environ.get("REPRODUCE_RUNS")
+    return (Path(told) if told else out / "runs").resolve()
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -384,7 +407,6 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         torch.set_num_threads(launcher.threads)
     profile = arguments.profile or ("paper" if device == "cuda" else "quick")
     seeds = range(arguments.seeds or module.PROFILES[profile].seeds)
-    runs = os.environ.get("REPRODUCE_RUNS")
     return Context(
         profile=profile,
         device=device,
@@ -392,7 +414,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         seeds=tuple(seeds) if arguments.seed is None else (arguments.seed,),
         changes=_changes(arguments),
         out=arguments.out,
-        runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
+        runs=_runs(arguments.out),
         data_root=arguments.data_root,
         command=("reproduce", *argv),
         devices=devices,

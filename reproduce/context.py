@@ -3,12 +3,13 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reproduce import failures, jobs, provenance, records
+from reproduce import failures, jobs, plans, provenance, records
 from reproduce.launchers import Launcher, Slots
 from reproduce.own_rows import OwnRow
 from reproduce.progress import Display
@@ -118,8 +119,28 @@ class Context:
         listed = list(work)
         if self.changes:
             jobs.check(listed)
-        with Display(len(listed)) as display:
+        with self._planned(listed), Display(len(listed)) as display:
             yield from self.launcher.launch(listed, self.runs, self.command, display)
+
+    @contextmanager
+    def _planned(self, work: Sequence[jobs.Job]) -> Iterator[None]:
+        """Keep what is to be trained, until it has been or was refused."""
+        if not work:
+            yield
+            return
+        folder = self.runs / work[0].experiment
+        asked = (self.profile, self.overrides_text, self.seeds, self.command[1:2], self.own)
+        name = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+        path = folder / plans.NAME.format(name)
+        runs = tuple(plans.Run(job.row, job.seed, job.run) for job in work)
+        text = self.launcher.text
+        plans.write(path, plans.Plan(self.profile, self.overrides_text, text, runs))
+        try:
+            yield
+        except jobs.BadSettings:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
 
     def device_overrides(self) -> dict[str, Any]:
         """The settings that put a training on these devices and its data in this folder."""

@@ -238,6 +238,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.trials": ("reproduce.jobs",),
     "reproduce.failures": ("reproduce.records",),
     "reproduce.tether": (),
+    "reproduce.plans": ("reproduce.storage", "reproduce.tables"),
+    "reproduce.status_table": ("reproduce.status",),
+    "reproduce.status": (
+        "reproduce.folders",
+        "reproduce.plans",
+        "reproduce.records",
+        "reproduce.storage",
+        "reproduce.tables",
+        "reproduce.tether",
+    ),
     "reproduce.jobs": (
         "reproduce.failures",
         "reproduce.own_rows",
@@ -266,6 +276,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.run_files": ("reproduce.storage",),
     "reproduce.context": (
         "reproduce.failures",
+        "reproduce.plans",
         "reproduce.jobs",
         "reproduce.launchers",
         "reproduce.own_rows",

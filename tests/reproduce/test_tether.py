@@ -70,7 +70,7 @@ def command(tmp_path: Path, launcher: Path) -> Iterator[subprocess.Popen[bytes]]
         process.wait()
 
 
-def _until(met: Callable[[], bool], seconds: float = 60) -> None:
+def _until(met: Callable[[], bool], seconds: float = 120) -> None:
     give_up = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < give_up
@@ -198,7 +198,8 @@ def test_a_real_training_is_tied_and_has_the_lock(tmp_path: Path) -> None:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _until(lambda: (tmp_path / "progress.json").exists() or process.poll() is not None)
+            has_begun = (tmp_path / "progress.json").exists
+            _until(lambda: has_begun() or process.poll() is not None, seconds=240)
             assert process.poll() is None
             assert tether.is_held(tmp_path / tether.TRAINING_LOCK)
         except BaseException:
