@@ -13,7 +13,16 @@ import torch
 
 from lightning_modules.callbacks import Diverged
 from lightning_modules.solvers import SolverFailed, SolverSettings, StepUnderflow, odeint
-from reproduce import classification, failures, jobs, plotting, publication, records, train
+from reproduce import (
+    classification,
+    compare,
+    failures,
+    jobs,
+    plotting,
+    publication,
+    records,
+    train,
+)
 from reproduce.context import Context, Profile
 from reproduce.jobs import Job, Result
 from reproduce.launchers import Slots
@@ -216,7 +225,7 @@ def test_rows_of_every_kind_are_compared_reported_and_drawn(tmp_path: Path) -> N
     figure = classification.plot(rows, ("odenet", "rknet"), "Table 1")
     plotting.save(figure, tmp_path / "figure")
     assert not classification.table(rows, ("odenet", "rknet")).empty
-    printed = compare.render(compare.comparison("table1", rows))
+    printed = compare.render(compare.comparison(rows, [], "table1"))
     assert all(f"failed: {kind} (1 of {5 + len(FAILED)})" in printed for kind in FAILED)
     publication.write(tmp_path)
     page = (tmp_path / "index.html").read_text()
