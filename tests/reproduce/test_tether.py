@@ -189,7 +189,7 @@ def test_to_ask_for_a_lock_neither_takes_nor_makes_it(tmp_path: Path) -> None:
 def test_a_real_training_is_tied_and_has_the_lock(tmp_path: Path) -> None:
     config = ROOT / "reproduce" / "configs" / "rnn.yaml"
     small = ["--data.train_size=20", "--data.test_size=20", "--trainer.accelerator=cpu"]
-    small += [f"--trainer.default_root_dir={tmp_path}"]
+    small += ["--data.batch_size=10", f"--trainer.default_root_dir={tmp_path}"]
     with tether.hold(tmp_path) as told:
         process = subprocess.Popen(
             [PYTHON, "-m", "reproduce.train", "run", "--config", str(config), *small],
