@@ -7,6 +7,7 @@ one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, `
 checkpoint is written every 30 seconds, or as REPRODUCE_CHECKPOINTS says: ``60 s``, ``20 updates``.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, 
 from lightning_modules.checkpoints import EVERY, Checkpoints, newest
 from lightning_modules.metrics_log import MetricsLog
 from lightning_modules.solvers import SolverFailed, import_backend
-from reproduce import provenance, storage
+from reproduce import failures, provenance, storage, tether
 from reproduce.allocator import keep_freed_memory
 
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
@@ -63,7 +64,8 @@ class SuiteTrainer(pl.Trainer):
             _check_test(metrics)
         except Exception as error:
             if self.is_global_zero:
-                _write_summary(root, status=_kind(error), hint=_first_line(error))
+                with contextlib.suppress(OSError):  # on a full disk the exit status alone tells
+                    _write_summary(root, status=_kind(error), hint=_hint(error, root))
             raise
         _write_summary(
             root,
@@ -187,16 +189,20 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def _kind(error: Exception) -> str:
+    if failures.disk_is_full(error):
+        return "disk_full"
     if isinstance(error, SolverFailed):
-        return "solver_failed"
+        return error.kind
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or failures.memory_is_short(error):
         return "out_of_memory"
     return "error"
 
 
-def _first_line(error: Exception) -> str:
+def _hint(error: Exception, root: Path) -> str:
+    if failures.disk_is_full(error):
+        return failures.full_disk(root)
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -239,14 +245,15 @@ def main() -> int:
     try:
         if sys.argv[1:2] == ["check"]:
             return _check(sys.argv[2:])
-        SuiteCLI(
-            trainer_class=SuiteTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-        )
+        with tether.tied():
+            SuiteCLI(
+                trainer_class=SuiteTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+            )
     except (SolverFailed, Diverged, datamodules.DataUnavailable, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, SolverFailed):
@@ -255,11 +262,15 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+            traceback.print_exc()
+        return failures.FULL_DISK if failures.disk_is_full(error) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == failures.FULL_DISK:
+        os._exit(status)  # to flush what is printed would fail, and change the status
+    sys.exit(status)
