@@ -20,7 +20,7 @@ COMMAND = ["fig7", "--profile", "smoke", "--device", "cpu", "--epochs", "3"]
 COMMAND += ["--set", "data.steps=30", "--set", "trainer.log_every_n_steps=1"]
 OFTEN = "4 updates"
 COSTS = {"train_seconds", "train/seconds", "train/peak_memory"}
-PATIENCE = 240  # seconds that nothing here takes, however busy the machine
+PATIENCE = 900  # seconds that nothing here takes, however busy the machine
 
 
 @dataclass
@@ -51,13 +51,7 @@ class Sweep:
         """Give the command, as a terminal would: in a process group that Ctrl-C reaches whole."""
         process = subprocess.Popen(
             [sys.executable, "-m", "reproduce", *COMMAND, *flags, "--out", str(self.root / "out")],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "OMP_NUM_THREADS": "1",
-                "REPRODUCE_RUNS": str(self.folder),
-                "REPRODUCE_CHECKPOINTS": self.every,
-            },
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,6 +69,21 @@ class Sweep:
         printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, printed
         return printed
+
+    def told(self, verb: str) -> str:
+        """Return what another command prints about the folder."""
+        command = [
+            sys.executable,
+            "-m",
+            "reproduce",
+            verb,
+            "fig7",
+            "--out",
+            str(self.root / "out"),
+        ]
+        return subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, check=True
+        ).stdout
 
     def ended_well(self) -> bool:
         """Tell whether the last command did."""
@@ -110,6 +119,11 @@ class Sweep:
         """Return how many updates all trainings have logged."""
         paths = self.folder.glob("fig7/*/metrics.csv")
         return sum(path.read_bytes().count(b"\n") for path in paths)
+
+    def _environment(self) -> dict[str, str]:
+        told = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        told |= {"REPRODUCE_RUNS": str(self.folder), "REPRODUCE_CHECKPOINTS": self.every}
+        return {**os.environ, **told}
 
 
 def wait_for(what: Any, process: subprocess.Popen[str]) -> Any:
