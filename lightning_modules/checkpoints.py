@@ -28,8 +28,9 @@ PATIENCE = 100  # a checkpoint that took t seconds is followed by none for 100 t
 class Checkpoints(Checkpoint):
     """Keeps the state of a training in two files, ``last.ckpt`` and ``previous.ckpt``.
 
-    It is written every so often, after every epoch and on SIGTERM. Each file is written beside
-    the others, has reached the disk when it takes its name, and is read with ``weights_only``.
+    It is written every so often, after an epoch, at the end and on SIGTERM. Each file is written
+    beside the others, has reached the disk when it takes its name, and is read with
+    ``weights_only``.
     It holds what a training goes on with: the weights, optimizer and schedule, the position in
     the data, the state of the callbacks and how far the `MetricsLog` is. On the CPU at a fixed
     number of threads, a resumed training ends with the bits of an undisturbed one.
@@ -39,8 +40,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: Where the files are.
-        every: ``"30 s"`` or another time, or ``"20 updates"``. Writing takes at most a hundredth
-            of the time if a time is given; a full epoch is always kept.
+        every: ``"30 s"`` or another time, or ``"20 updates"``. Where a time is given, writing
+            takes about a hundredth of the training at most: short epochs go by without.
 
     Raises:
         ValueError: If ``every`` is neither.
@@ -49,7 +50,8 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: str | Path, every: str = EVERY) -> None:
         self.folder = Path(folder)
         self._seconds, self._updates = _interval(every)
-        self._due = 0.0
+        self._due = self._rested = 0.0
+        self._saved = -1
         self._resumed = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -58,9 +60,10 @@ class Checkpoints(Checkpoint):
         trainer.precision_plugin.convert_module(pl_module)
         if stage != "fit":
             return
+        self._rested, self._saved, self._resumed = 0.0, -1, False
         trainer.strategy.checkpoint_io = WholeCheckpoints()
         _follow(trainer.fit_loop.epoch_loop, lambda: self._after_batch(trainer))
-        _follow(trainer.fit_loop, lambda: self._save(trainer))
+        _follow(trainer.fit_loop, lambda: self._after_epoch(trainer))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the loops as they were."""
@@ -81,11 +84,17 @@ class Checkpoints(Checkpoint):
             assert loop._data_fetcher is not None
             iter(loop._data_fetcher)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the end."""
+        if trainer.global_step != self._saved:
+            self._save(trainer)
+
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Write a checkpoint on SIGTERM, which the loops raise between two updates."""
-        if isinstance(exception, SIGTERMException) and trainer.training and _alone(trainer):
+        told = isinstance(exception, SIGTERMException) and trainer.training and _alone(trainer)
+        if told and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._save(trainer)
 
     def on_save_checkpoint(
@@ -108,17 +117,22 @@ class Checkpoints(Checkpoint):
         # Gradients gathered over batches are in no checkpoint; an epoch's end has its own.
         if loop._should_accumulate() or loop._is_training_done or trainer.should_stop:
             return
-        if self._is_due(trainer):
+        if self._updates:
+            due = trainer.global_step % self._updates == 0
+        else:
+            # To ask the time of the first rank, all others wait for it.
+            asks = _alone(trainer) or trainer.global_step % 10 == 0
+            due = asks and self._is_past(self._due, trainer)
+        if due:
             self._save(trainer)
 
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if self._updates:
-            return trainer.global_step % self._updates == 0
-        due = time.monotonic() >= self._due
-        if _alone(trainer):
-            return due
-        # All ranks go by the first one's clock, which they wait for.
-        return trainer.global_step % 10 == 0 and trainer.strategy.broadcast(due)
+    def _after_epoch(self, trainer: pl.Trainer) -> None:
+        if self._updates or self._is_past(self._rested, trainer):
+            self._save(trainer)
+
+    def _is_past(self, moment: float, trainer: pl.Trainer) -> bool:
+        """Tell whether a moment has gone by on the first rank's clock."""
+        return bool(trainer.strategy.broadcast(time.monotonic() >= moment))
 
     def _save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()
@@ -128,9 +142,10 @@ class Checkpoints(Checkpoint):
         if not self._resumed and trainer.is_global_zero:
             # What an earlier training left here is none of this one.
             (self.folder / PREVIOUS).unlink(missing_ok=True)
-        self._resumed = True
+        self._resumed, self._saved = True, trainer.global_step
         now = time.monotonic()
-        self._due = now + max(self._seconds, PATIENCE * (now - began))
+        self._rested = now + PATIENCE * (now - began)
+        self._due = max(now + self._seconds, self._rested)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -188,3 +188,23 @@ def test_a_training_that_begins_anew_keeps_no_checkpoint_of_another(tmp_path: Pa
 def test_how_often_is_a_time_or_a_number_of_updates(every: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give a time such as '30 s', or '20 updates'"):
         Checkpoints(tmp_path, every)
+
+
+def test_short_epochs_go_by_without_a_checkpoint_but_the_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock on which each checkpoint takes a second, and nothing else any time."""
+    now, seen = [0.0], []
+
+    def slow(self: Checkpoints, trainer: pl.Trainer, *_: Any) -> None:
+        seen.append(trainer.global_step)
+        now[0] += 1.0
+
+    monkeypatch.setattr("lightning_modules.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Checkpoints, "on_save_checkpoint", slow)
+    _trainer(tmp_path, "30 s", max_epochs=4).fit(Line(), _loader())
+    assert seen == [5, 20]
+    later = Line(13, lambda: now.__setitem__(0, now[0] + 105.0))
+    seen.clear()
+    _trainer(tmp_path, "30 s", max_epochs=4).fit(later, _loader())
+    assert seen == [5, 14, 20]
