@@ -13,6 +13,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from lightning_modules.whole_files import naming, reach_disk, replacing
 
 
+class LogCutShort(RuntimeError):
+    """A log has fewer lines than the checkpoint that a training resumes from counts."""
+
+
 class MetricsLog(Logger):
     """Writes ``metrics.csv``: one line for each time that metrics are logged, one column a metric.
 
@@ -82,13 +86,13 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def go_on(self, state: Mapping[str, Any]) -> None:
-        """Drop what was logged behind a state.
+        """Drop what was logged behind a state; a log in another folder begins there.
 
         Raises:
-            ValueError: If there are fewer lines than the state counts.
+            LogCutShort: If there are fewer lines than the state counts.
         """
-        self._lines = state["lines"]
-        if self._lines:
+        if state["lines"] and self.path.exists():
+            self._lines = state["lines"]
             self._begin(list(state["columns"]))
 
     def _begin(self, columns: list[str]) -> None:
@@ -102,13 +106,11 @@ class MetricsLog(Logger):
     def _read(self) -> list[dict[str, str]]:
         if not self._lines:
             return []
-        found: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                # The last one may have been cut short.
-                found = list(islice(csv.DictReader(file), self._lines))
+        with self.path.open(newline="", encoding="utf-8") as file:
+            # Behind these, there may be half a line.
+            found = list(islice(csv.DictReader(file), self._lines))
         if len(found) < self._lines:
-            raise ValueError(
+            raise LogCutShort(
                 f"{self.path} has {len(found)} lines where the checkpoint counts {self._lines}. "
                 "Bring the file back, or remove the folder of checkpoints to begin anew."
             )

@@ -24,11 +24,18 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
 from lightning_modules.checkpoints import EVERY, Checkpoints, newest
-from lightning_modules.metrics_log import MetricsLog
+from lightning_modules.metrics_log import LogCutShort, MetricsLog
 from lightning_modules.solvers import SolverFailed, import_backend
 from reproduce import failures, provenance, storage, tether
 from reproduce.allocator import keep_freed_memory
 
+_EXPECTED = (
+    SolverFailed,
+    Diverged,
+    LogCutShort,
+    datamodules.DataUnavailable,
+    FileNotFoundError,
+)
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
 
@@ -254,7 +261,7 @@ def main() -> int:
                 auto_configure_optimizers=False,
                 save_config_kwargs={"overwrite": True},
             )
-    except (SolverFailed, Diverged, datamodules.DataUnavailable, FileNotFoundError) as error:
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, SolverFailed):
             print("The settings named are flags: --model.solver.rtol and so on.", file=sys.stderr)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules._drawing import StepLoader
 from lightning_modules.checkpoints import LAST, PREVIOUS, Checkpoints, newest
-from lightning_modules.metrics_log import MetricsLog
+from lightning_modules.metrics_log import LogCutShort, MetricsLog
 
 
 class Line(pl.LightningModule):
@@ -133,8 +133,13 @@ def test_a_log_that_lost_lines_is_refused(tmp_path: Path) -> None:
         log.log_metrics({"a": 1.0}, step)
     state = log.state()
     (tmp_path / "metrics.csv").write_text("a,step\r\n1.0,0\r\n")
-    with pytest.raises(ValueError, match=r"metrics.csv has 1 lines where .* counts 3"):
+    with pytest.raises(LogCutShort, match=r"metrics.csv has 1 lines where .* counts 3"):
         MetricsLog(tmp_path).go_on(state)
+    (tmp_path / "metrics.csv").unlink()
+    elsewhere = MetricsLog(tmp_path)
+    elsewhere.go_on(state)
+    elsewhere.log_metrics({"a": 2.0}, 3)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["a,step", "2.0,3"]
 
 
 def test_a_log_has_a_column_for_every_metric_and_begins_anew_with_the_training(
