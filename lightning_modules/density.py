@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -199,11 +200,11 @@ class DensityModel(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the sum of the living members' losses; log their mean."""
-        self._key_noise(batch_idx)
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
-        losses = self._values(batch[0], weight)[0].mean(dim=1)
+        with self._keyed_noise(batch_idx):
+            losses = self._values(batch[0], weight)[0].mean(dim=1)
         losses = torch.where(self.alive, losses, 0.0)
         self.log("train/loss", losses.detach().sum() / self.alive.sum())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -274,10 +275,12 @@ class DensityModel(pl.LightningModule):
             self.net.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
 
-    def _key_noise(self, batch_idx: int) -> None:
+    @contextmanager
+    def _keyed_noise(self, batch_idx: int) -> Iterator[None]:
         """Let the noise of an estimated trace depend on seed and update alone."""
         field = getattr(self.net, "field", None)
         if not isinstance(field, TracedField):
+            yield
             return
         ranks, rank = self.trainer.world_size, self.trainer.global_rank
         seed = self.hparams["member_seeds"][0]
@@ -290,6 +293,10 @@ class DensityModel(pl.LightningModule):
             return drawn[rank * points :][:points]
 
         field.source = draw
+        try:
+            yield
+        finally:
+            field.source = None
 
     def _values(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return what `_solve` does, without the members that cannot be solved."""
