@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class RunCost(pl.Callback):
         self._collector = StatsCollector()
         self._seconds_before, self._started = 0.0, 0.0
         self._peak_memory = 0.0
+        self._device = torch.device("cpu")
 
     @property
     def train_seconds(self) -> float:
@@ -78,6 +80,7 @@ class RunCost(pl.Callback):
         """Start the clock."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        self._device = pl_module.device
         self._started = time.perf_counter()
 
     def on_train_batch_start(
@@ -159,7 +162,7 @@ class RunCost(pl.Callback):
         return {
             "train": asdict(self._train),
             "seconds": self.train_seconds,
-            "peak_memory": self._peak_memory,
+            "peak_memory": max(self._peak_memory, _peak_memory(self._device)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -227,8 +230,9 @@ class Course(pl.Callback):
         return "Course"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights as drawn."""
-        self._keep(trainer, pl_module)
+        """Keep the weights as drawn; a resumed training has them."""
+        if not self._updates:
+            self._keep(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights of this moment, before the epoch's checkpoint is written."""
@@ -249,8 +253,6 @@ class Course(pl.Callback):
         ]
 
     def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step in self._updates:
-            return  # a resumed training starts where its checkpoint was written
         self._updates.append(trainer.global_step)
         state = pl_module.state_dict()
         self._states.append({name: t.detach().cpu().clone() for name, t in state.items()})
@@ -307,8 +309,9 @@ class Progress(pl.Callback):
     def _write(self, **state: Any) -> None:
         self._written = time.monotonic()
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(state))
-        os.replace(partial, self.path)
+        with suppress(OSError):  # such as of a full disk: what only informs ends no training
+            partial.write_text(json.dumps(state))
+            os.replace(partial, self.path)
 
 
 class Predictions(pl.Callback):

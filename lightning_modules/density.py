@@ -1,7 +1,9 @@
 """Density models: planar and continuous flows, alone or many side by side (Figures 4 and 5)."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -201,7 +203,8 @@ class DensityModel(pl.LightningModule):
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
-        losses = self._values(batch[0], weight)[0].mean(dim=1)
+        with self._keyed_noise(batch_idx):
+            losses = self._values(batch[0], weight)[0].mean(dim=1)
         losses = torch.where(self.alive, losses, 0.0)
         self.log("train/loss", losses.detach().sum() / self.alive.sum())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -271,6 +274,29 @@ class DensityModel(pl.LightningModule):
         return configured(
             self.net.parameters(), self.optimizer_settings, self.schedule_settings, self.trainer
         )
+
+    @contextmanager
+    def _keyed_noise(self, batch_idx: int) -> Iterator[None]:
+        """Let the noise of an estimated trace depend on seed and update alone."""
+        field = getattr(self.net, "field", None)
+        if not isinstance(field, TracedField):
+            yield
+            return
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        seed = self.hparams["member_seeds"][0]
+        name = f"{seed}/trace/{self.global_step}/{batch_idx}"
+        key = hashlib.sha256(name.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:4]))
+
+        def draw(points: int, dim: int) -> Tensor:
+            drawn = torch.randn(ranks * points, dim, generator=generator)
+            return drawn[rank * points :][:points]
+
+        field.source = draw
+        try:
+            yield
+        finally:
+            field.source = None
 
     def _values(self, batch: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return what `_solve` does, without the members that cannot be solved."""

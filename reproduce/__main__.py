@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ VERBS = {
     "all": "every table and figure, one after another",
     "compare": "this machine's results beside the shipped ones and the paper's, with verdicts; "
     "or two folders of results",
+    "status": "what is done, running, interrupted, failed and to do, and the time left",
     "report": "the results in --out as one page to read (index.html) and as Markdown (README.md)",
 }
 
@@ -48,7 +50,7 @@ NOT_TO_SET = {
 
 
 PLACES = ("devices_per_run", "gpus", "slots", "launcher", "num_nodes")
-OF_TRAININGS = ("seeds", "epochs", "set", *PLACES)
+OF_TRAININGS = ("seeds", "epochs", "set", *PLACES, "time_limit", "retry_failed")
 OF_RUNS = (
     "profile",
     "device",
@@ -79,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "targets",
         nargs="+",
         metavar="TARGET",
-        help="experiments, or one of list, all, compare, report",
+        help="experiments, or one of list, all, compare, status, report",
     )
     add("--profile", choices=PROFILES, help="default: paper with a GPU, quick without")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
@@ -102,6 +104,17 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="share each training between N nodes of a SLURM allocation (default: 1)",
+    )
+    add(
+        "--time-limit",
+        type=float,
+        metavar="MINUTES",
+        help="end each training after so long; it is a failed row, its checkpoint is kept",
+    )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="take up again what failed by a fault of its own, such as a loss that diverged",
     )
     add("--seeds", type=int, metavar="N", help="train seeds 0 to N-1; default: the profile's")
     add("--seed", type=int, metavar="N", help="this one seed instead")
@@ -184,6 +197,9 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
             raise UsageError(f"report is about all of --out: leave out {' '.join(targets[1:])}.")
         _check_flags(arguments, "report", OF_RUNS)
         return _report(arguments.out)
+    if targets[0] == "status":
+        _check_flags(arguments, "status", OF_RUNS)
+        return _status(targets[1:] or names(), arguments.out)
     chosen = names() if targets == ["all"] else targets
     for name in chosen:
         _check_name(name)
@@ -242,6 +258,25 @@ def _report(out: Path) -> int:
     written = publication.write(out)
     print(f"Written: {', '.join(map(str, written))}")
     return 0
+
+
+def _status(chosen: Sequence[str], out: Path) -> int:
+    """Print how far the trainings of some experiments are."""
+    from reproduce import status, status_table
+
+    for name in chosen:
+        _check_name(name)
+    found = status.read(out, _runs(out), chosen)
+    if not found.groups:
+        print(f"There is nothing yet in {out}: neither rows nor trainings.")
+    status_table.show(found)
+    return 0
+
+
+def _runs(out: Path) -> Path:
+    """Return the folder of the run folders."""
+    told = os.environ.get("REPRODUCE_RUNS")
+    return (Path(told) if told else out / "runs").resolve()
 
 
 def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -368,6 +403,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
             devices=devices,
             nodes=arguments.num_nodes or 1,
             cluster=arguments.launcher == "ray",
+            time_limit=None if arguments.time_limit is None else 60 * arguments.time_limit,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -376,7 +412,6 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         torch.set_num_threads(launcher.threads)
     profile = arguments.profile or ("paper" if device == "cuda" else "quick")
     seeds = range(arguments.seeds or module.PROFILES[profile].seeds)
-    runs = os.environ.get("REPRODUCE_RUNS")
     return Context(
         profile=profile,
         device=device,
@@ -384,13 +419,14 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         seeds=tuple(seeds) if arguments.seed is None else (arguments.seed,),
         changes=_changes(arguments),
         out=arguments.out,
-        runs=(Path(runs) if runs else arguments.out / "runs").resolve(),
+        runs=_runs(arguments.out),
         data_root=arguments.data_root,
         command=("reproduce", *argv),
         devices=devices,
         nodes=arguments.num_nodes or 1,
         launcher=launcher,
         own=_own_rows(arguments.row),
+        retry_failed=arguments.retry_failed,
     )
 
 
@@ -465,6 +501,9 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, flag.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more.")
+    limit = arguments.time_limit
+    if limit is not None and not 0 < limit < math.inf:
+        raise UsageError(f"--time-limit {limit:g}: give minutes, more than 0.")
     if arguments.seed is not None and arguments.seeds is not None:
         raise UsageError("--seed and --seeds: give one of them.")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:

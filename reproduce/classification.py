@@ -88,12 +88,7 @@ def run(
     work = [
         job for seed in ctx.seeds for job in _jobs(ctx, experiment, profile.overrides, rows, seed)
     ]
-    jobs_done = [] if again else work
-    records = [row for job in jobs_done for row in ctx.found(experiment, job.run)]
-    there = {row.run for row in records}
-    if there:
-        print(f"{len(there)} of {len(work)} runs have their rows in {ctx.csv(experiment)}.")
-    left = [job for job in work if job.run not in there]
+    records, left = ([], work) if again else ctx.due(work)
     trials.check(left, NEEDED, CONTRACT)
     for trained in ctx.train(left):
         result = trials.checked(trained, NEEDED, CONTRACT)

@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reproduce import jobs, provenance, records
+from reproduce import failures, jobs, plans, provenance, records
 from reproduce.launchers import Launcher, Slots
 from reproduce.own_rows import OwnRow
 from reproduce.progress import Display
@@ -54,6 +55,7 @@ class Context:
         nodes: Nodes that one training is distributed over.
         launcher: Runs the trainings.
         own: Rows of the user's own, beside those of the experiment.
+        retry_failed: Whether runs are taken up again that failed by a fault of their own.
     """
 
     profile: str
@@ -69,6 +71,7 @@ class Context:
     nodes: int = 1
     launcher: Launcher = field(default_factory=Slots)
     own: tuple[OwnRow, ...] = ()
+    retry_failed: bool = False
 
     @property
     def processes(self) -> int:
@@ -80,6 +83,40 @@ class Context:
         """The user's changes as every row carries them; empty for the plain protocol."""
         return " ".join(f"{key}={value}" for key, value in self.changes.items())
 
+    def due(
+        self, work: Sequence[jobs.Job], asked: Mapping[str, str] | None = None
+    ) -> tuple[list[records.Record], list[jobs.Job]]:
+        """Return the rows that stand, and the trainings that are left; say why the others are not.
+
+        A run stands when it has its rows, on whatever machine they were made. One that failed
+        stands too, as it would fail again, unless the machine ended it or the user wants it tried.
+
+        Args:
+            work: All trainings of one experiment.
+            asked: By run, the metric that alone says whether it failed; else all do.
+        """
+        there: list[records.Record] = []
+        left, lasting = [], []
+        for job in work:
+            rows = self._rows(job.experiment, job.run)
+            judged = [r for r in rows if (asked or {}).get(job.run) in (None, r.metric)]
+            failed = [r for r in judged if r.status != "ok"]
+            if not judged or (failed and self._tries_again(failed)):
+                left.append(job)
+                continue
+            there += rows
+            lasting += [f"{r.row}, seed {r.seed} ({r.status})" for r in failed]
+        if there:
+            csv = self.csv(work[0].experiment)
+            print(f"{len(work) - len(left)} of {len(work)} trainings have their rows in {csv}.")
+        if lasting:
+            names = _some(list(dict.fromkeys(lasting)))
+            print(f"Left as they failed: {names}. --retry-failed takes them up again.")
+        return there, left
+
+    def _tries_again(self, failed: Sequence[records.Record]) -> bool:
+        return self.retry_failed or any(r.status in failures.TAKEN_UP for r in failed)
+
     def train(self, work: Iterable[jobs.Job]) -> Iterator[jobs.Result]:
         """Run the jobs and yield each result as soon as it is there, in the order they end.
 
@@ -89,8 +126,28 @@ class Context:
         listed = list(work)
         if self.changes:
             jobs.check(listed)
-        with Display(len(listed)) as display:
+        with self._planned(listed), Display(len(listed)) as display:
             yield from self.launcher.launch(listed, self.runs, self.command, display)
+
+    @contextmanager
+    def _planned(self, work: Sequence[jobs.Job]) -> Iterator[None]:
+        """Keep what is to be trained, until it has been or was refused."""
+        if not work:
+            yield
+            return
+        folder = self.runs / work[0].experiment
+        asked = (self.profile, self.overrides_text, self.seeds, self.command[1:2], self.own)
+        name = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+        path = folder / plans.NAME.format(name)
+        runs = tuple(plans.Run(job.row, job.seed, job.run) for job in work)
+        text = self.launcher.text
+        plans.write(path, plans.Plan(self.profile, self.overrides_text, text, runs))
+        try:
+            yield
+        except jobs.BadSettings:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
 
     def device_overrides(self) -> dict[str, Any]:
         """The settings that put a training on these devices and its data in this folder."""
@@ -114,19 +171,15 @@ class Context:
         records.append(path, rows)
         provenance.write(path, rows[0].run, made)
 
-    def found(self, experiment: str, run: str, metric: str | None = None) -> list[records.Record]:
-        """Return the rows of a run that are there already; none if it failed or never was.
+    def found(self, experiment: str, run: str) -> list[records.Record]:
+        """Return the rows of a run that are there already; none if it failed or never was."""
+        rows = self._rows(experiment, run)
+        return rows if all(row.status == "ok" for row in rows) else []
 
-        Args:
-            experiment: Name of the experiment.
-            run: The run.
-            metric: What alone says whether it failed; None asks all its rows.
-        """
+    def _rows(self, experiment: str, run: str) -> list[records.Record]:
         path = self.csv(experiment)
-        rows = [r for r in (records.read(path) if path.exists() else []) if r.run == run]
-        asked = [r for r in rows if metric in (None, r.metric)]
-        whole = bool(asked) and all(r.status == "ok" for r in asked)
-        return [r for r in rows if r.overrides == self.overrides_text] if whole else []
+        rows = records.read(path) if path.exists() else []
+        return [r for r in rows if (r.run, r.overrides) == (run, self.overrides_text)]
 
     def keep(
         self,
@@ -174,6 +227,12 @@ class Context:
         ]
         self.save(made, provenance.collect(self.command, dict(settings)))
         return made
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """Join the first of the names, and say how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
 
 
 def identity(settings: Mapping[str, Any], protocol: int) -> str:

@@ -100,11 +100,8 @@ def run(
         )
     jobs = [fit.job(ctx, experiment, protocol) for fit in fits]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
-    records = [row for job in jobs for row in ctx.found(experiment, job.run)]
-    there = {row.run for row in records}
-    if there:
-        print(f"{len(there)} of {len(jobs)} fits have their rows in {ctx.csv(experiment)}.")
-    for result in ctx.train(job for job in jobs if job.run not in there):
+    records, left = ctx.due(jobs)
+    for result in ctx.train(left):
         fit = by_run[result.job.run]
         made = _records(ctx, fit, result, measure, derive)
         ctx.save(made, result.made)

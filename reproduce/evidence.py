@@ -110,19 +110,17 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     """Yield update, metric and value of a run: means over windows, named by their last update.
 
     Args:
-        folder: The run folder; a resumed run has a log for each of its parts.
+        folder: The run folder.
     """
-    parts = sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
+    path = folder / "metrics.csv"
     values: dict[tuple[str, int], list[float]] = {}
-    for path in (*parts, folder / "metrics.csv"):
-        if not path.exists():
-            continue
-        for number, line in tables.rows(path, ("step", "..."), {"step": int}):
-            window = (int(line["step"]) // WINDOW + 1) * WINDOW
-            for name, text in line.items():
-                if name.startswith("train/") and text:
-                    with storage.naming(path, number):
-                        values.setdefault((name, window), []).append(tables.number(name, text))
+    lines = tables.rows(path, ("step", "..."), {"step": int}) if path.exists() else ()
+    for number, line in lines:
+        window = (int(line["step"]) // WINDOW + 1) * WINDOW
+        for name, text in line.items():
+            if name.startswith("train/") and text:
+                with storage.naming(path, number):
+                    values.setdefault((name, window), []).append(tables.number(name, text))
     for (name, window), found in sorted(values.items()):
         yield str(window), name.removeprefix("train/"), f"{sum(found) / len(found):.6g}"
 

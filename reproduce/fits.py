@@ -119,13 +119,7 @@ def run(
         for fit in fits
     ]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
-    records = [
-        row for job in jobs for row in ctx.found(experiment, job.run, by_run[job.run].metric)
-    ]
-    there = {row.run for row in records}
-    if there:
-        print(f"{len(there)} of {len(jobs)} trainings have their rows in {ctx.csv(experiment)}.")
-    left = [job for job in jobs if job.run not in there]
+    records, left = ctx.due(jobs, {run: fit.metric for run, fit in by_run.items()})
     if contract is not None:
         trials.check(left, contract.needed, contract.text)
     for result in ctx.train(left):
@@ -137,7 +131,7 @@ def run(
             try:
                 values = measure(fit, result, records)
             except SolverFailed as error:
-                values = {fit.metric: Failed("solver_failed", str(error))}
+                values = {fit.metric: Failed(error.kind, str(error))}
         made = _records(ctx, fit, result, values, unit)
         # First what stands beside the rows: a run whose rows are there is never taken up again.
         if keep and result.status == "ok":

@@ -4,13 +4,13 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
-from reproduce import provenance, storage
+from reproduce import failures, provenance, storage, tether
 from reproduce.own_rows import OwnRow
 from reproduce.records import Status
 
 BAD_COMMAND_LINE = 2
 # Where a run is kept or how fast it goes, not what it computes.
 _NOT_IDENTITY = (("trainer", "default_root_dir"), ("data", "init_args", "root"))
+
+
+class _TimeOut(Exception):
+    """A training has had its time."""
 
 
 class BadSettings(ValueError):
@@ -138,6 +142,7 @@ def run(
     *,
     prefix: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    time_limit: float | None = None,
 ) -> Result:
     """Train in a child process, unless the same run is finished already.
 
@@ -149,6 +154,7 @@ def run(
         command: The command line as in ``sys.argv``, for the provenance.
         prefix: What starts the child, such as ``srun`` and its flags.
         env: The child's whole environment; that of `environment` by default.
+        time_limit: Seconds after which the training is ended; None for as long as it takes.
 
     Returns:
         The result; a training that failed is a result with its status, not an exception.
@@ -162,11 +168,17 @@ def run(
         there = finished(job, runs, command)
         if there is not None:
             return there
-        for stale in ("summary.json", "progress.json"):
-            (folder / stale).unlink(missing_ok=True)
-        result = _result(job, folder, _train(job, folder, watch, prefix, env))
-        made = _describe(job, vars(result), command)
-        storage.write(folder / "provenance.json", json.dumps(made, default=str))
+        try:
+            for stale in ("summary.json", "progress.json"):
+                (folder / stale).unlink(missing_ok=True)
+            result = _ended(job, folder, watch, prefix, env, time_limit)
+            made = _describe(job, vars(result), command)
+            storage.write(folder / "provenance.json", json.dumps(made, default=str))
+        except OSError as error:
+            if not failures.disk_is_full(error):
+                raise
+            result = Result(job, folder, "disk_full", failures.full_disk(folder))
+            made = _describe(job, {}, command)
         return replace(result, made=made)
 
 
@@ -200,8 +212,19 @@ def finished(job: Job, runs: Path, command: Sequence[str] = ("reproduce",)) -> R
 
 @contextmanager
 def _locked(folder: Path, watch: Watch) -> Iterator[None]:
-    """Keep a run to this process; whoever waits for another one can be called off by ``watch``."""
-    lock = FileLock(folder / ".lock")
+    """Keep a run to this process; whoever waits for another one can be called off by ``watch``.
+
+    The training of a command that was killed may be about to end: what is read here is what it
+    left, once it is gone.
+    """
+    with _waited(FileLock(folder / tether.COMMAND_LOCK), watch):
+        with _waited(tether.training_lock(folder), watch):
+            pass
+        yield
+
+
+@contextmanager
+def _waited(lock: BaseFileLock, watch: Watch) -> Iterator[None]:
     while not lock.is_locked:
         try:
             lock.acquire(timeout=1)
@@ -289,6 +312,31 @@ def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict
     return made if job.own is None else {**made, "own_row": job.own.origin}
 
 
+def _ended(
+    job: Job,
+    folder: Path,
+    watch: Watch,
+    prefix: Sequence[str],
+    env: Mapping[str, str] | None,
+    time_limit: float | None,
+) -> Result:
+    """Train until the child has ended, or has had its time, and return what became of it."""
+    give_up = math.inf if time_limit is None else time.monotonic() + time_limit
+
+    def watch_the_clock(state: dict[str, Any]) -> None:
+        watch(state)
+        if time.monotonic() > give_up:
+            raise _TimeOut
+
+    try:
+        return _result(job, folder, _train(job, folder, watch_the_clock, prefix, env))
+    except _TimeOut:
+        assert time_limit is not None
+        if _summary(folder).get("status") == "ok":  # it had just ended
+            return _result(job, folder, 0)
+        return Result(job, folder, "time_out", failures.time_out(time_limit))
+
+
 def _train(
     job: Job, folder: Path, watch: Watch, prefix: Sequence[str], env: Mapping[str, str] | None
 ) -> int:
@@ -304,10 +352,14 @@ def _train(
         "--config",
         str(folder / "job.yaml"),
     ]
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if zipfile.is_zipfile(checkpoint):  # one that was cut short is not, and the run starts anew
-        command += ["--ckpt_path", str(checkpoint)]
-    with (folder / "log.txt").open("a") as log, _child(command, log, env) as process:
+    if any((folder / "checkpoints").glob("*.ckpt")):  # of which the training takes a whole one
+        command += ["--ckpt_path", str(folder / "checkpoints")]
+    own = environment() if env is None else env
+    with (
+        (folder / "log.txt").open("a") as log,
+        tether.hold(folder, here=not prefix) as ties,
+        _child(command, log, {**own, **ties}) as process,
+    ):
         while process.poll() is None:
             time.sleep(0.2)
             watch(_read_json(folder / "progress.json"))
@@ -316,7 +368,7 @@ def _train(
 
 @contextmanager
 def _child(
-    command: list[str], log: Any, env: Mapping[str, str] | None
+    command: list[str], log: Any, env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process that does not outlive this block, however the block is left."""
     process = subprocess.Popen(
@@ -324,7 +376,7 @@ def _child(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=environment() if env is None else env,
+        env=env,
     )
     try:
         yield process
@@ -346,9 +398,10 @@ def _result(job: Job, folder: Path, code: int) -> Result:
     last = lines[-1].strip() if lines else "no output"
     if code == BAD_COMMAND_LINE:
         raise BadSettings(f"{job.experiment}, row {job.row}: {_refusal(lines)}")
-    if code <= 0:  # on SIGTERM, Lightning ends without an exit status
-        how = f"ended by signal {-code}" if code else "ended early"
-        return Result(job, folder, "killed", f"{how}; the next call resumes it")
+    if code == failures.FULL_DISK:
+        return Result(job, folder, "disk_full", failures.full_disk(folder))
+    if failures.is_signal(code):  # on SIGTERM, Lightning ends without an exit status
+        return Result(job, folder, "killed", failures.killed(code))
     return Result(job, folder, "error", last)
 
 

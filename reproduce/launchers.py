@@ -76,9 +76,11 @@ class Slots:
 
     Args:
         slots: At least one.
+        time_limit: Seconds that a training may take; None for as long as it takes.
     """
 
     slots: tuple[Slot, ...] = (Slot(),)
+    time_limit: float | None = None
 
     @property
     def threads(self) -> int | None:
@@ -102,7 +104,7 @@ class Slots:
         def train(job: jobs.Job) -> jobs.Result:
             slot = free.get()  # at once: there are as many threads as slots
             try:
-                return _train(job, slot, runs, command, display, stop)
+                return self._train(job, slot, runs, command, display, stop)
             except BaseException:
                 stop.set()  # here, since this thread begins its next job before the caller knows
                 raise
@@ -117,25 +119,26 @@ class Slots:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
+    def _train(
+        self,
+        job: jobs.Job,
+        slot: Slot,
+        runs: Path,
+        command: Sequence[str],
+        display: Display,
+        stop: threading.Event,
+    ) -> jobs.Result:
+        """Run a job in a thread; once ``stop`` is set, its child process is ended."""
 
-def _train(
-    job: jobs.Job,
-    slot: Slot,
-    runs: Path,
-    command: Sequence[str],
-    display: Display,
-    stop: threading.Event,
-) -> jobs.Result:
-    """Run a job in a thread; once ``stop`` is set, its child process is ended."""
+        def watch(state: dict[str, Any]) -> None:
+            if stop.is_set():
+                raise _Stopped
+            line.update(state)
 
-    def watch(state: dict[str, Any]) -> None:
         if stop.is_set():
             raise _Stopped
-        line.update(state)
-
-    if stop.is_set():
-        raise _Stopped
-    line = display.start(f"{job.row}, seed {job.seed}")
-    result = jobs.run(job, runs, watch, command, prefix=slot.prefix, env=slot.environment())
-    line.end(result.status, result.hint, result.found)
-    return result
+        line = display.start(f"{job.row}, seed {job.seed}")
+        env, limit = slot.environment(), self.time_limit
+        result = jobs.run(job, runs, watch, command, prefix=slot.prefix, env=env, time_limit=limit)
+        line.end(result.status, result.hint, result.found)
+        return result

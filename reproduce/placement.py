@@ -15,6 +15,7 @@ def choose(
     devices: int = 1,
     nodes: int = 1,
     cluster: bool = False,
+    time_limit: float | None = None,
 ) -> Launcher:
     """Return what runs the trainings.
 
@@ -25,6 +26,7 @@ def choose(
         devices: Devices of one training, on each of its nodes.
         nodes: Nodes of one training.
         cluster: Whether a Ray cluster runs them.
+        time_limit: Seconds that a training may take; None for as long as it takes.
 
     Raises:
         ValueError: If these do not go together, or do not fit this machine.
@@ -42,16 +44,16 @@ def choose(
     if cluster:
         from reproduce.ray_launcher import RayLauncher
 
-        return RayLauncher(device, devices, _told_threads() or 1)
+        return RayLauncher(device, devices, _told_threads() or 1, time_limit)
     if nodes > 1:
-        return Slots((Slot(prefix=_srun(nodes, devices)),))
+        return Slots((Slot(prefix=_srun(nodes, devices)),), time_limit)
     if gpus is not None:
-        return Slots(_gpu_slots(device, gpus, devices))
+        return Slots(_gpu_slots(device, gpus, devices), time_limit)
     if slots is not None:
         if device != "cpu":
             raise ValueError("--slots is for the CPU: name GPUs with --gpus, or add --device cpu.")
-        return Slots((Slot(_threads(slots * devices)),) * slots)
-    return Slots()
+        return Slots((Slot(_threads(slots * devices)),) * slots, time_limit)
+    return Slots(time_limit=time_limit)
 
 
 def _gpu_slots(device: str, text: str, devices: int) -> tuple[Slot, ...]:

@@ -4,11 +4,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+Check = Callable[[], None]
 OWN_CODE = ("reproduce", "lightning_modules", "datamodules")
 
 
@@ -40,6 +43,29 @@ def connected() -> Any:
     return ray
 
 
+@contextmanager
+def stoppable() -> Iterator[Check]:
+    """Hold SIGTERM back within the block, and yield what lets it act, between two calls of Ray.
+
+    Within a call, Ray makes an error of its own of the exit that a handler asks for.
+    """
+    handler, came = signal.getsignal(signal.SIGTERM), threading.Event()
+    if not callable(handler):  # the system's own, which asks nobody
+        yield lambda: None
+        return
+
+    def stop_if_told() -> None:
+        if came.is_set():
+            handler(signal.SIGTERM, None)
+
+    signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield stop_if_told
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    stop_if_told()
+
+
 def _refuse_silence(address: str) -> None:
     """Raise ConnectionError where nobody listens: Ray itself would try for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
@@ -51,6 +77,16 @@ def _refuse_silence(address: str) -> None:
             f"No Ray cluster answers at RAY_ADDRESS={address} ({error}). Start one with ray start "
             "--head, or unset RAY_ADDRESS to train on this machine."
         ) from error
+
+
+def refuse_without_room(ray: Any, need: Mapping[str, float]) -> None:
+    """Raise RuntimeError where no node has these resources in all."""
+    if not fits(ray, need):
+        raise RuntimeError(
+            f"A training takes {need['CPU']} CPU(s) and {need['GPU']} GPU(s) of one Ray node, and "
+            f"there is none: {offers(ray)}. Start such a node, or change --device, "
+            "--devices-per-run or OMP_NUM_THREADS."
+        )
 
 
 def fits(ray: Any, need: Mapping[str, float]) -> bool:

@@ -3,18 +3,16 @@
 Nodes need the packages that this project depends on; its own code is sent to them.
 """
 
-import json
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from reproduce import jobs, provenance, ray_cluster, run_files, storage
+from reproduce import away, jobs, ray_cluster, run_files
 from reproduce.progress import Display
+from reproduce.ray_cluster import Check
 
 RETRIES = 3  # of a training whose node or worker process died
 PATIENCE_SECONDS = 60.0  # to wait for a node that a training fits on, once there is none
@@ -28,11 +26,13 @@ class RayLauncher:
         device: ``cpu`` or ``cuda``.
         devices: Devices of one training, all on one node.
         threads: CPU threads of each of its processes, for each of which it asks for a CPU.
+        time_limit: Seconds that a training may take; None for as long as it takes.
     """
 
     device: str
     devices: int
     threads: int
+    time_limit: float | None = None
     text = "on a Ray cluster"
 
     def launch(
@@ -53,34 +53,38 @@ class RayLauncher:
             yield there
         if left:
             ray = ray_cluster.connected()
-            self._refuse_without_room(ray)
+            ray_cluster.refuse_without_room(ray, self._need)
             display.print(f"{len(left)} training(s) for Ray: {ray_cluster.offers(ray)}.")
-            yield from self._launch(ray, left, runs, command, display)
-
-    def _launch(
-        self, ray: Any, work: list[jobs.Job], runs: Path, command: Sequence[str], display: Display
-    ) -> Iterator[jobs.Result]:
-        task = ray.remote(_train).options(
-            num_cpus=self._need["CPU"], num_gpus=self._need["GPU"], max_retries=RETRIES
-        )
-        pending = {
-            task.remote(job, self.threads, command, run_files.pack(job.folder(runs))): job
-            for job in work
-        }
-        fitted = time.monotonic()
-        try:
-            while pending:
-                ended, _ = ray.wait(list(pending), timeout=5)
-                if ended or ray_cluster.fits(ray, self._need):
-                    fitted = time.monotonic()
-                elif time.monotonic() - fitted > PATIENCE_SECONDS:
-                    self._refuse_without_room(ray)
-                for ref in ended:
-                    job = pending.pop(ref)
+            with (
+                ray_cluster.stoppable() as stop_if_told,
+                closing(self._ended(ray, left, runs, command, stop_if_told)) as ended,
+            ):
+                for job, ref in ended:
                     line = display.start(f"{job.row}, seed {job.seed}")
                     result, seconds = _collect(ray, ref, job, runs)
                     line.end(result.status, result.hint, result.found, seconds)
                     yield result
+
+    def _ended(
+        self, ray: Any, work: list[jobs.Job], runs: Path, command: Sequence[str], check: Check
+    ) -> Generator[tuple[jobs.Job, Any]]:
+        """Yield each job, with Ray's reference to its result, as it ends."""
+        task = ray.remote(away.train).options(
+            num_cpus=self._need["CPU"], num_gpus=self._need["GPU"], max_retries=RETRIES
+        )
+        told = (self.threads, self.time_limit, tuple(command))
+        pending = {task.remote(job, *told, run_files.pack(job.folder(runs))): job for job in work}
+        fitted = time.monotonic()
+        try:
+            while pending:
+                ended, _ = ray.wait(list(pending), timeout=1)
+                check()
+                if ended or ray_cluster.fits(ray, self._need):
+                    fitted = time.monotonic()
+                elif time.monotonic() - fitted > PATIENCE_SECONDS:
+                    ray_cluster.refuse_without_room(ray, self._need)
+                for ref in ended:
+                    yield pending.pop(ref), ref
         finally:
             for ref in pending:
                 ray.cancel(ref)  # raises KeyboardInterrupt there, which ends the child process
@@ -92,33 +96,12 @@ class RayLauncher:
         gpus = self.devices if self.device == "cuda" else 0
         return {"CPU": self.devices * self.threads, "GPU": gpus}
 
-    def _refuse_without_room(self, ray: Any) -> None:
-        if not ray_cluster.fits(ray, self._need):
-            raise RuntimeError(
-                f"A training takes {self._need['CPU']} CPU(s) and {self._need['GPU']} GPU(s) of "
-                f"one Ray node, and there is none: {ray_cluster.offers(ray)}. Start such a node, "
-                "or change --device, --devices-per-run or OMP_NUM_THREADS."
-            )
-
-
-def _train(
-    job: jobs.Job, threads: int, command: Sequence[str], files: Mapping[str, bytes]
-) -> tuple[jobs.Result, dict[str, bytes], float]:
-    """Train on a node, in a folder that ends with the task; go on from what the caller sent."""
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as root:
-        folder = job.folder(Path(root))
-        run_files.unpack(files, folder)
-        env = {**jobs.environment(), "OMP_NUM_THREADS": str(threads)}
-        result = jobs.run(job, Path(root), lambda state: None, command, env=env)
-        return result, run_files.pack(folder), time.monotonic() - started
-
 
 def _collect(ray: Any, ref: Any, job: jobs.Job, runs: Path) -> tuple[jobs.Result, float]:
-    """Write what came back into the caller's run folder; return the result and its seconds."""
+    """Return the result and its seconds, once what came back lies in the caller's run folder."""
     folder, errors = job.folder(runs), ray.exceptions
     try:
-        result, files, seconds = ray.get(ref)
+        return away.bring_home(ray.get(ref), job, runs)
     except errors.RuntimeEnvSetupError as error:
         raise RuntimeError(f"Ray could not set up a node: {_first_line(error)}") from error
     except errors.RayTaskError as error:
@@ -130,14 +113,6 @@ def _collect(ray: Any, ref: Any, job: jobs.Job, runs: Path) -> tuple[jobs.Result
     except errors.RayError as error:
         hint = f"{_first_line(error)}; the next call starts it anew"
         return jobs.Result(job, folder, "killed", hint), 0.0
-    # The node has no checkout, and its code came from here.
-    here = provenance.collect((), {})
-    made = {**result.made, "commit": here["commit"], "dirty": here["dirty"]}
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        run_files.unpack(files, folder)
-        storage.write(folder / "provenance.json", json.dumps(made, default=str))
-    return replace(result, folder=folder, made=made), seconds
 
 
 def _first_line(error: Exception) -> str:

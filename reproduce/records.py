@@ -26,7 +26,18 @@ SEEDS_FOR_A_VERDICT = 5
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys them
 
-Status = Literal["ok", "solver_failed", "diverged", "out_of_memory", "killed", "error", "skipped"]
+Status = Literal[
+    "ok",
+    "solver_failed",  # the step limit, or a state that is not finite
+    "underflow",  # the solver's step size vanished
+    "diverged",
+    "out_of_memory",
+    "disk_full",
+    "time_out",
+    "killed",
+    "error",
+    "skipped",
+]
 
 
 @dataclass(frozen=True)

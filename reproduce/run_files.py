@@ -6,7 +6,8 @@ from pathlib import Path
 from reproduce import storage
 
 # Neither the lock nor anything else that lies there.
-FILES = ("*.json", "*.yaml", "*.csv", "log.txt", "checkpoints/last.ckpt")
+CHECKPOINTS = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
+FILES = ("*.json", "*.yaml", "*.csv", "log.txt", *CHECKPOINTS)
 
 
 def pack(folder: Path) -> dict[str, bytes]:

@@ -3,9 +3,11 @@
 A LightningCLI and nothing else. ``run`` fits and then tests the final weights in one process, on
 one device, every test image once; it leaves ``config.yaml``, ``metrics.csv``, ``progress.json``,
 ``predictions.csv`` (of classifiers), ``summary.json`` and ``checkpoints/last.ckpt`` in
-``--trainer.default_root_dir``.
+``--trainer.default_root_dir``, and goes on from a checkpoint there with ``--ckpt_path``. A
+checkpoint is written every 30 seconds, or as REPRODUCE_CHECKPOINTS says: ``60 s``, ``20 updates``.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -16,18 +18,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
+from lightning_modules.checkpoints import EVERY, Checkpoints, newest
+from lightning_modules.metrics_log import LogCutShort, MetricsLog
 from lightning_modules.solvers import SolverFailed, import_backend
-from reproduce import provenance, storage
+from reproduce import failures, provenance, storage, tether
 from reproduce.allocator import keep_freed_memory
 
+_EXPECTED = (
+    SolverFailed,
+    Diverged,
+    LogCutShort,
+    datamodules.DataUnavailable,
+    FileNotFoundError,
+)
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
 
@@ -38,18 +46,21 @@ class SuiteTrainer(pl.Trainer):
         self,
         model: pl.LightningModule,
         datamodule: pl.LightningDataModule | None = None,
-        ckpt_path: str | None = None,
+        ckpt_path: str | Path | None = None,
     ) -> None:
         """Fit, then test the final weights on one device.
 
         Args:
             model: The model.
             datamodule: Its data.
-            ckpt_path: Checkpoint to resume from; None starts anew.
+            ckpt_path: Checkpoint to resume from, or a folder of them: the newest that is whole,
+                and anew if there is none. None starts anew.
         """
         root = Path(self.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         (root / "summary.json").unlink(missing_ok=True)
+        if ckpt_path is not None and Path(ckpt_path).is_dir():
+            ckpt_path = newest(Path(ckpt_path))
         try:
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
             tester = _single_device_trainer(self)
@@ -60,7 +71,8 @@ class SuiteTrainer(pl.Trainer):
             _check_test(metrics)
         except Exception as error:
             if self.is_global_zero:
-                _write_summary(root, status=_kind(error), hint=_first_line(error))
+                with contextlib.suppress(OSError):  # on a full disk the exit status alone tells
+                    _write_summary(root, status=_kind(error), hint=_hint(error, root))
             raise
         _write_summary(
             root,
@@ -118,16 +130,13 @@ class SuiteCLI(LightningCLI):
         if self.subcommand == "test":  # leaves the files of the training alone
             kwargs["logger"], self.save_config_callback = False, None
         elif given["logger"] is None:
-            _keep_metrics(Path(root))
-            kwargs["logger"] = CSVLogger(root, name="", version="")
+            kwargs["logger"] = MetricsLog(root)
         own: list[pl.Callback] = [RunCost(), DivergenceGuard(), Progress(f"{root}/progress.json")]
         if self.subcommand == "run":
             own.append(Predictions(f"{root}/predictions.csv"))
         if given["enable_checkpointing"] is not False:
-            folder = f"{root}/checkpoints"
-            # One file, replaced after every epoch; save_last alone would wait for the end.
-            keep = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
-            own.append(keep)
+            every = os.environ.get("REPRODUCE_CHECKPOINTS") or EVERY
+            own.append(Checkpoints(f"{root}/checkpoints", every))
         if not sys.stdout.isatty():
             kwargs["enable_progress_bar"] = False
         asked = given["callbacks"] or []
@@ -143,15 +152,6 @@ def _check_test(metrics: dict[str, float]) -> None:
     for name, value in tested.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} is {value} after training. Lower --model.optimizer.lr.")
-
-
-@rank_zero_only
-def _keep_metrics(root: Path) -> None:
-    """Rename the metrics of an earlier part of a resumed run: CSVLogger would delete them."""
-    current = root / "metrics.csv"
-    if current.exists():
-        parts = len(list(root.glob("metrics.*.csv")))
-        current.rename(root / f"metrics.{parts + 1}.csv")
 
 
 def _single_device_trainer(trainer: pl.Trainer) -> pl.Trainer | None:
@@ -196,16 +196,20 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def _kind(error: Exception) -> str:
+    if failures.disk_is_full(error):
+        return "disk_full"
     if isinstance(error, SolverFailed):
-        return "solver_failed"
+        return error.kind
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or failures.memory_is_short(error):
         return "out_of_memory"
     return "error"
 
 
-def _first_line(error: Exception) -> str:
+def _hint(error: Exception, root: Path) -> str:
+    if failures.disk_is_full(error):
+        return failures.full_disk(root)
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -248,15 +252,16 @@ def main() -> int:
     try:
         if sys.argv[1:2] == ["check"]:
             return _check(sys.argv[2:])
-        SuiteCLI(
-            trainer_class=SuiteTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-        )
-    except (SolverFailed, Diverged, datamodules.DataUnavailable, FileNotFoundError) as error:
+        with tether.tied():
+            SuiteCLI(
+                trainer_class=SuiteTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+            )
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, SolverFailed):
             print("The settings named are flags: --model.solver.rtol and so on.", file=sys.stderr)
@@ -264,11 +269,15 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+            traceback.print_exc()
+        return failures.FULL_DISK if failures.disk_is_full(error) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == failures.FULL_DISK:
+        os._exit(status)  # to flush what is printed would fail, and change the status
+    sys.exit(status)

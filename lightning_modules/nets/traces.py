@@ -1,5 +1,6 @@
 """Any field as a continuous flow: its trace by automatic differentiation or by an estimate."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -15,7 +16,8 @@ class TracedField(nn.Module):
     ``exact`` takes as many vector-Jacobian products as there are dimensions. The other two are
     Hutchinson's estimate εᵀ (∂f/∂z) ε with one ε a point, which is drawn when a solve begins and
     fixed within it (FFJORD): without bias, at the price of one product. They train; in evaluation
-    the trace is exact, so that a density is a function of the point.
+    the trace is exact, so that a density is a function of the point. ``source`` draws the normal
+    numbers that ε is made of, ``(points, dim)``; None is torch's own generator.
 
     Args:
         net: Called as ``net(t, z)`` with ``z`` of shape ``(points, dim)``; every point's value
@@ -26,6 +28,7 @@ class TracedField(nn.Module):
     """
 
     noise: Tensor
+    source: Callable[[int, int], Tensor] | None = None
 
     def __init__(self, net: nn.Module, trace: Trace = "exact") -> None:
         super().__init__()
@@ -42,7 +45,8 @@ class TracedField(nn.Module):
             return
         like = y[0, :-1].T.detach()
         with torch.inference_mode(False):
-            noise = torch.randn(like.shape, dtype=like.dtype, device=like.device)
+            noise = torch.randn_like(like) if self.source is None else self.source(*like.shape)
+            noise = noise.to(like)
             self.noise = noise.sign() if self.trace == "rademacher" else noise
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from lightning_modules.solvers.base import (
     SolveStats,
     State,
     StatsCollector,
+    StepUnderflow,
     collect_stats,
 )
 from lightning_modules.solvers.importing import import_backend
@@ -45,6 +46,7 @@ __all__ = [
     "State",
     "StatsCollector",
     "Step",
+    "StepUnderflow",
     "backends",
     "collect_stats",
     "find_backend",

@@ -201,7 +201,7 @@ def _backward_settings(settings: SolverSettings) -> SolverSettings:
 
 
 def _in_backward(error: SolverFailed) -> SolverFailed:
-    return SolverFailed(
+    return type(error)(
         f"The adjoint's backward solve failed: {error} Its tolerances are adjoint_rtol and "
         "adjoint_atol (unset, they follow rtol and atol). gradient='direct' has no such solve.",
         error.time,

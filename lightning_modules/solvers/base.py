@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 from torch import Tensor
 
@@ -162,6 +162,8 @@ class SolverFailed(RuntimeError):
         steps: Steps taken, accepted and rejected together.
     """
 
+    kind: ClassVar[Literal["solver_failed", "underflow"]] = "solver_failed"
+
     def __init__(self, message: str, time: float, step_size: float, steps: int) -> None:
         super().__init__(message)
         self.time = time
@@ -170,6 +172,12 @@ class SolverFailed(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.time, self.step_size, self.steps)
+
+
+class StepUnderflow(SolverFailed):
+    """A solve whose step size vanished although state and field stayed finite."""
+
+    kind = "underflow"
 
 
 _open_collectors: ContextVar[tuple["StatsCollector", ...]] = ContextVar("collectors", default=())

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
+from lightning_modules.solvers.base import (
+    SolverFailed,
+    SolverSettings,
+    SolveStats,
+    StepUnderflow,
+)
 from lightning_modules.solvers.registry import TensorField
 
 
@@ -38,14 +43,22 @@ def no_step(
         stats: Steps that the solve took.
         finite: Whether the error of the step tried last was.
     """
-    why = _cause(field, t, y, finite) or _too_small(y.dtype, settings)
-    return _stopped(why, t, end, dt, settings, stats)
+    why = _cause(field, t, y, finite)
+    if why:
+        return _stopped(why, t, end, dt, settings, stats)
+    return _stopped(_too_small(y.dtype, settings), t, end, dt, settings, stats, StepUnderflow)
 
 
 def _stopped(
-    why: str, t: float, end: float, dt: float, settings: SolverSettings, stats: SolveStats
+    why: str,
+    t: float,
+    end: float,
+    dt: float,
+    settings: SolverSettings,
+    stats: SolveStats,
+    kind: type[SolverFailed] = SolverFailed,
 ) -> SolverFailed:
-    return SolverFailed(
+    return kind(
         f"{settings.method} stopped at t={t:.6g} of {end:.6g} after {stats.steps} steps "
         f"(dt={abs(dt):.1e}): {why}",
         t,

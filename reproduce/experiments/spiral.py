@@ -216,7 +216,7 @@ def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str,
         try:
             found |= follow(model)
         except SolverFailed as error:
-            found[name] = Failed("solver_failed", str(error))
+            found[name] = Failed(error.kind, str(error))
     return found
 
 

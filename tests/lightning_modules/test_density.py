@@ -221,6 +221,17 @@ def test_hutchinsons_noise_trains_and_evaluation_is_exact() -> None:
     assert not torch.equal(model.log_prob(x), model.log_prob(x))
 
 
+def test_hutchinsons_noise_is_that_of_its_update_whatever_else_was_drawn() -> None:
+    def trained(other: int) -> list[Tensor]:
+        model = DensityModel(member_seeds=[0], **KINDS["ffjord"])
+        torch.manual_seed(other)
+        data = PlaneData(batch_size=8, steps=2, test_points=8)
+        _trainer(2).fit(model, datamodule=data)
+        return [p.detach() for p in model.net.parameters()]
+
+    assert all(map(torch.equal, trained(1), trained(2)))
+
+
 def test_the_energys_factor_rises_to_one() -> None:
     model = DensityModel(objective="kl", targets=["u1"], member_seeds=[0], anneal=2,
                          **KINDS["planar"])  # fmt: skip

@@ -26,12 +26,12 @@ RECORD = Record(
 
 
 def _folder(root: Path, value: float = 1.0) -> Path:
-    """Return a run folder as a training leaves it, resumed once after update 60."""
+    """Return a run folder as a training leaves it."""
     (root / "checkpoints").mkdir(parents=True)
-    (root / "metrics.1.csv").write_text(
-        "epoch,step,train/loss,train/seconds\n0,9,4.0,\n0,19,2.0,\n0,59,1.0,\n0,59,,7.5\n"
+    (root / "metrics.csv").write_text(
+        "epoch,step,test/error,train/loss,train/seconds\n"
+        "0,9,,4.0,\n0,19,,2.0,\n0,59,,1.0,\n0,59,,,7.5\n1,99,,0.5,\n1,99,3.0,,\n"
     )
-    (root / "metrics.csv").write_text("epoch,step,train/loss,test/error\n1,99,0.5,\n1,99,,3.0\n")
     (root / "predictions.csv").write_text("image,label,prediction\n0,7,7\n1,2,3\n2,1,1\n3,0,6\n")
     state = {"net.weight": torch.full((2, 2), value), "test_wrong.sum_value": torch.zeros(())}
     content = {"state_dict": state, "hyper_parameters": {"body": "ode"}}
@@ -39,7 +39,7 @@ def _folder(root: Path, value: float = 1.0) -> Path:
     return root
 
 
-def test_curves_are_means_over_windows_of_all_parts_of_a_resumed_run(tmp_path: Path) -> None:
+def test_curves_are_means_over_windows_of_updates(tmp_path: Path) -> None:
     evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
     lines = evidence.read(tmp_path / "curves" / "short.csv", evidence.CURVE)
     assert [(x["metric"], x["update"], x["value"]) for x in lines] == [

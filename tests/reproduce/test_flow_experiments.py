@@ -57,7 +57,7 @@ def test_fits_whose_rows_are_there_are_not_trained_again(
     before = (moons / "two_moons" / "smoke.csv").read_bytes()
     again = ["two-moons", "--profile", "smoke", "--seeds", "2", "--out", str(moons)]
     assert main([*again, "--device", "cpu"]) == 0
-    assert "3 of 3 fits have their rows" in capsys.readouterr().out
+    assert "3 of 3 trainings have their rows" in capsys.readouterr().out
     assert (moons / "two_moons" / "smoke.csv").read_bytes() == before
 
 

@@ -175,7 +175,7 @@ def test_the_same_command_again_trains_nothing_and_keeps_the_rows(
     before = (smoke / "table1" / "smoke.csv").read_bytes()
     arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(smoke)]
     assert main([*arguments, "--data-root", mnist_root]) == 0
-    assert f"5 of {len(table1.ROWS)} runs have their rows" in capsys.readouterr().out
+    assert f"5 of {len(table1.ROWS)} trainings have their rows" in capsys.readouterr().out
     assert (smoke / "table1" / "smoke.csv").read_bytes() == before
 
 

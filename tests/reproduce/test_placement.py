@@ -164,8 +164,9 @@ def test_an_address_at_which_no_cluster_answers_is_one_line(
 def test_a_run_folder_survives_the_way_to_another_machine(tmp_path: Path) -> None:
     files = {
         "summary.json": b"{}",
-        "metrics.1.csv": b"step",
+        "metrics.csv": b"step",
         "checkpoints/last.ckpt": bytes(range(256)),
+        "checkpoints/previous.ckpt": b"PK",
         "log.txt": b"",
     }
     run_files.unpack(files, tmp_path / "there")

@@ -275,9 +275,10 @@ def test_a_solver_that_fails_in_measuring_costs_a_row_and_a_further_metric_no_re
     monkeypatch.setattr(jobs, "run", finished)
     work = [Fit(row, "rmse", "rnn.yaml", 0, {"data.points": int(row[4:])})
             for row in ("rnn_30", "rnn_50")]  # fmt: skip
-    for _ in range(2):
-        fits.run(_ctx(tmp_path), "table2", 1, work, measure, lambda _: "")
-    assert trained == ["rnn_30", "rnn_50", "rnn_50"]
+    for retry in (False, False, True):
+        ctx = _ctx(tmp_path, retry_failed=retry)
+        fits.run(ctx, "table2", 1, work, measure, lambda _: "")
+    assert trained == ["rnn_30", "rnn_50", "rnn_50"]  # a failure lasts until it is to be retried
     rows = records.read(tmp_path / "table2" / "smoke.csv")
     assert {(r.row, r.metric, r.status) for r in rows} == {
         ("rnn_30", "rmse", "ok"),
