@@ -316,6 +316,7 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     if frames is not None:
         plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
     printout.comparison(name, rows)
+    printout.remarks(name, rows)
     printout.own_verdicts(name, rows)
     if lacking:
         raise UsageError(lacking)

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import compare, judgements, paper, publication, records, report
+from reproduce import compare, findings, judgements, paper, publication, records, report
 from reproduce.folders import SHIPPED, all_rows, is_shipped
 from reproduce.records import PROFILES, Record
 
@@ -41,6 +41,15 @@ def _own_table(name: str, rows: Sequence[Record]) -> None:
 def _references(name: str, rows: Sequence[Record]) -> str:
     lines = report.references(judgements.judge(rows), name)
     return compare.aligned([report.REFERENCE_HEADER, *lines])
+
+
+def remarks(name: str, rows: Sequence[Record]) -> None:
+    """Print what the experiment says of its rows in words, and what was skipped and why."""
+    said = findings.said(name, rows)
+    if said:
+        print(textwrap.fill(said, judgements.WIDTH))
+    for row, hint in dict.fromkeys((r.row, r.hint) for r in rows if r.status == "skipped"):
+        print(f"Skipped: {row}: {hint}")
 
 
 def own_verdicts(name: str, rows: Sequence[Record]) -> None:

@@ -177,6 +177,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "reproduce.printout": (
         "reproduce.compare",
+        "reproduce.findings",
         "reproduce.folders",
         "reproduce.judgements",
         "reproduce.paper",

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduce import evidence, peers, trained
+from reproduce import evidence, peers, printout, trained
 from reproduce.context import Context
 from reproduce.experiments import gradients
+from reproduce.records import Record
 
 TOLERANCES = [1e-2, 1e-5, 1e-8]
 
@@ -83,7 +84,7 @@ def test_images_one_by_one_take_no_more_evaluations_than_together(ctx: Context) 
 
 
 def test_a_peer_that_is_not_there_is_a_skipped_row(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchode", None)
     rows = gradients.run(ctx)
@@ -92,6 +93,24 @@ def test_a_peer_that_is_not_there_is_a_skipped_row(
     assert "pip install torchode" in row.hint
     assert "batch_torchode" not in gradients.table(rows).index
     assert gradients.plot(rows).axes
+    assert "were not measured" in gradients.findings(rows)
+    printout.remarks("gradients", rows)
+    assert "Skipped: batch_torchode: torchode is not there" in capsys.readouterr().out
+
+
+def test_what_the_common_steps_of_a_batch_cost_is_said_in_words() -> None:
+    rows = [
+        Record("gradients", row, metric, value, "", 0, "quick", 2, "", "", "cpu", "0" * 12)
+        for row, factor in (("batch_shared", 1), ("batch_alone", 2), ("batch_torchode", 3))
+        for metric, value in (
+            ("images", 32), ("nfe_1e-1", 14), ("nfe_1e-5", 38 * factor), ("time_1e-5", factor)
+        )
+    ]  # fmt: skip
+    said = gradients.findings(rows)
+    assert said.startswith("At 1e-5, a mini-batch of 32 images")
+    assert "takes 76.0 on average, and all together 2.0 times as long" in said
+    assert "takes 114.0 evaluations, and all together 3.0 times as long" in said
+    assert gradients.findings(rows[:0]) == ""
 
 
 def test_torchode_steps_every_sample_by_itself() -> None:
