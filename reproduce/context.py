@@ -192,6 +192,7 @@ class Context:
         unit: Callable[[str], str],
         seed: int = 0,
         skipped: Mapping[str, str] | None = None,
+        failed: Mapping[tuple[str, str], str] | None = None,
     ) -> list[records.Record]:
         """Make the rows of what was measured rather than trained, and write them at once.
 
@@ -204,6 +205,7 @@ class Context:
             unit: Returns the unit of a metric.
             seed: Seed of the net that was measured, if it was one.
             skipped: Rows that could not be measured here, and why.
+            failed: By row and metric, how a solve failed that should have given a value.
         """
         record = partial(
             records.Record,
@@ -224,6 +226,11 @@ class Context:
         made += [
             record(row=row, metric="all", value=math.nan, unit="", status="skipped", hint=reason)
             for row, reason in (skipped or {}).items()
+        ]
+        failure = partial(record, value=math.nan, status="solver_failed")
+        made += [
+            failure(row=row, metric=metric, unit=unit(metric), hint=why)
+            for (row, metric), why in (failed or {}).items()
         ]
         self.save(made, provenance.collect(self.command, dict(settings)))
         return made

@@ -1,19 +1,25 @@
 """Solver swap: the same net under other solvers, compared image by image."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lightning_modules.solvers import SolverFailed, SolverSettings
 from reproduce.context import Context
 from reproduce.experiments import solver_swap
 from reproduce.records import Record
 
 
 @pytest.fixture
-def rows(small_odenet: Path, mnist_root: str) -> list[Record]:
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
-                  data_root=mnist_root)  # fmt: skip
+def ctx(small_odenet: Path, mnist_root: str) -> Context:
+    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
+                   data_root=mnist_root)  # fmt: skip
+
+
+@pytest.fixture
+def rows(ctx: Context) -> list[Record]:
     return solver_swap.run(ctx)
 
 
@@ -53,12 +59,49 @@ def test_answers_are_compared_one_by_one() -> None:
     assert found["difference"] == pytest.approx(100 / 6)
 
 
-def test_every_method_is_one_that_a_backend_has() -> None:
-    from lightning_modules.solvers import find_backend
+def test_every_method_that_a_backend_has_is_tested_and_no_other() -> None:
+    from lightning_modules.solvers import SolverSettings, find_backend
 
+    one = {"native": {}, "torchdiffeq": {}, "scipy": solver_swap.ADAPTIVE["vode_adams"]}
+    offered = {
+        (name, kind)
+        for backend, given in one.items()
+        for name, kind in find_backend(SolverSettings(**{"backend": backend, **given}))
+        .methods()
+        .items()
+    }
+    tested = {(name, "adaptive") for name in solver_swap.ADAPTIVE}
+    tested |= {(name, "fixed") for name in solver_swap.FIXED}
+    assert tested == offered - {("lsoda", "adaptive")}
     for method in solver_swap.ROWS:
         for settings in solver_swap._settings(method).values():
             assert find_backend(settings).name == settings.backend
+
+
+def test_a_method_that_has_its_rows_is_not_tested_again(
+    ctx: Context, rows: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver_swap._Test, "_answers", None)
+    assert set(solver_swap.run(ctx)) == set(rows)
+
+
+def test_a_setting_that_fails_is_a_row_and_the_others_are_kept(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = solver_swap._Test._answers
+
+    def fail_at_one_step(self: Any, settings: SolverSettings) -> Any:
+        if settings.step_size == 1:
+            raise SolverFailed("the state is not finite", 0.5, 1.0, 1)
+        return answers(self, settings)
+
+    monkeypatch.setattr(solver_swap._Test, "_answers", fail_at_one_step)
+    rows = [r for r in solver_swap.run(ctx) if r.row == "rk4"]
+    failed = [(r.metric, r.status, r.hint) for r in rows if r.status != "ok"]
+    assert failed == [("test_error_steps_1", "solver_failed", "the state is not finite")]
+    assert _value(rows, "rk4", "nfe_steps_2") == 8
+    solver_swap.plot(rows)
+    assert ("rk4", "steps_2") in solver_swap.table(rows).index
 
 
 def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
