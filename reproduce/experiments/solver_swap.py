@@ -121,17 +121,18 @@ def plot(records: list[Record]) -> "Figure":
 
     with plotting.style():
         figure, axes = plotting.subplots(1, 2, size=(6.5, 5.5), sharey=True)
-        for panel, rows in zip(axes, (list(ADAPTIVE), list(FIXED)), strict=True):
+        # Side by side, or marks of the same error would hide each other.
+        for panel, rows, apart in ((axes[0], ADAPTIVE, 1.3), (axes[1], FIXED, 1.08)):
             for place, row in enumerate(rows):
-                # Side by side, or marks of the same error would hide each other.
-                _draw(panel, records, row, 1.08 ** (place - (len(rows) - 1) / 2))
+                _draw(panel, records, row, apart ** (place - (len(rows) - 1) / 2))
             panel.axhline(0, color="#999999", linestyle="--", linewidth=1)
             panel.set_xscale("log")
             plotting.legend(panel)
         axes[0].invert_xaxis()
         axes[0].set_xlabel("tolerance at test time (trained at 1e-3)")
         axes[1].set_xlabel("fixed steps over t in [0, 1]")
-        axes[1].xaxis.set_major_formatter("{x:.0f}")
+        axes[1].set_xticks(STEPS, map(str, STEPS))
+        axes[1].xaxis.set_minor_formatter("")
         axes[0].set_ylabel("change of the test error (points)")
         _leave_out_failures(axes, records)
         figure.suptitle(f"One trained net under other solvers\n{records[0].budget}", fontsize=11)
