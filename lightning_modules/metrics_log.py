@@ -119,5 +119,6 @@ class MetricsLog(Logger):
 
 def _text(columns: list[str], lines: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    csv.DictWriter(text, columns, lineterminator="\r\n").writerows(lines)
+    # Lines that are dropped may have brought columns of their own.
+    csv.DictWriter(text, columns, extrasaction="ignore").writerows(lines)
     return text.getvalue()

@@ -142,6 +142,15 @@ def test_a_log_that_lost_lines_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().split() == ["a,step", "2.0,3"]
 
 
+def test_columns_of_lines_that_are_dropped_are_dropped_too(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log_metrics({"train/loss": 1.0}, 0)
+    state, before = log.state(), (tmp_path / "metrics.csv").read_text()
+    log.log_metrics({"test/loss": 2.0}, 1)
+    MetricsLog(tmp_path).go_on(state)
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
 def test_a_log_has_a_column_for_every_metric_and_begins_anew_with_the_training(
     tmp_path: Path,
 ) -> None:

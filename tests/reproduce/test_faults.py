@@ -21,7 +21,7 @@ import pytest
 from fault_sweep import PATIENCE, Sweep, fill, lost, small_disk, wait_for
 
 pytestmark = pytest.mark.stress
-KILLS = 20
+KILLS = 10  # of the command, and as many of trainings: twenty moments
 
 
 @dataclass
@@ -122,27 +122,20 @@ def _other(pid: int | None, known: int | None) -> int | None:
     return None if pid == known else pid
 
 
-def _signal(broken: Broken, fault: str, send: Callable[[subprocess.Popen[str]], None]) -> Fault:
-    """Send a signal in the middle of the first and of the second training."""
-    sweep, tried = broken.sweep(fault.partition(" ")[0]), 0
-    for updates in (20, 130):
+def _signals(broken: Broken) -> Fault:
+    """End the command in its first training by SIGTERM, and in its second one by Ctrl-C."""
+    sweep, tried = broken.sweep("signals"), 0
+    for updates, number, whom in ((20, signal.SIGTERM, os.kill), (130, signal.SIGINT, os.killpg)):
         process = sweep.start()
         if wait_for(lambda least=updates: sweep.updates() > least, process):
-            send(process)
+            whom(process.pid, number)
             tried += 1
         printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode not in (0, 1), printed
         assert "Traceback" not in printed
+    assert tried == 2
     sweep.finish()
-    return broken.judged(fault, tried, sweep)
-
-
-def _sigterm(broken: Broken) -> Fault:
-    return _signal(broken, "SIGTERM to the command", lambda p: os.kill(p.pid, signal.SIGTERM))
-
-
-def _ctrl_c(broken: Broken) -> Fault:
-    return _signal(broken, "Ctrl-C", lambda p: os.killpg(p.pid, signal.SIGINT))
+    return broken.judged("SIGTERM to the command, and Ctrl-C", tried, sweep)
 
 
 def _full_disk(broken: Broken, what: str, every: str, leave: int) -> Fault:
@@ -216,8 +209,7 @@ FAULTS: dict[str, Callable[[Broken], Fault]] = {
     "half_checkpoint": _half_checkpoint,
     "full_disk_checkpoint": _full_disk_checkpoint,
     "full_disk_csv": _full_disk_csv,
-    "sigterm": _sigterm,
-    "ctrl_c": _ctrl_c,
+    "signals": _signals,
     "time_out": _time_out,
     "two_copies": _two_copies,
     "kill_the_command": _kill_the_command,
