@@ -132,6 +132,7 @@ class Context:
         unit: Callable[[str], str],
         seed: int = 0,
         skipped: Mapping[str, str] | None = None,
+        failed: Mapping[str, str] | None = None,
     ) -> list[records.Record]:
         """Make the rows of what was measured rather than trained, and write them at once.
 
@@ -144,6 +145,7 @@ class Context:
             unit: Returns the unit of a metric.
             seed: Seed of the net that was measured, if it was one.
             skipped: Rows that could not be measured here, and why.
+            failed: Rows whose measurement failed, and how.
         """
         record = partial(
             records.Record,
@@ -161,9 +163,12 @@ class Context:
             for row, metrics in values.items()
             for metric, value in metrics.items()
         ]
+        lacking: tuple[tuple[records.Status, Mapping[str, str] | None], ...]
+        lacking = (("skipped", skipped), ("error", failed))
         made += [
-            record(row=row, metric="all", value=math.nan, unit="", status="skipped", hint=reason)
-            for row, reason in (skipped or {}).items()
+            record(row=row, metric="all", value=math.nan, unit="", status=status, hint=reason)
+            for status, rows in lacking
+            for row, reason in (rows or {}).items()
         ]
         self.save(made, provenance.collect(self.command, dict(settings)))
         return made
