@@ -26,7 +26,7 @@ CHAPTERS = (
     Chapter(
         "gradients-and-costs",
         "Gradients and costs",
-        ("gradients", "costs", "step_time", "benchmark"),
+        ("gradients", "costs", "step_time", "benchmark", "startup"),
     ),
     Chapter("densities", "Densities", ("fig4", "fig5", "two_moons", "flow_checks")),
     Chapter(
