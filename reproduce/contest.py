@@ -159,7 +159,7 @@ def hold(plan: Plan) -> Outcome:
                 raise RuntimeError(told["failed"])
         ready = {}
         for alternative in plan.alternatives:
-            process = Process(plan, reference)
+            process = stack.enter_context(Process(plan, reference))
             told = _prepared(plan, process, alternative)
             for key, kept in (("skipped", outcome.skipped), ("failed", outcome.failed)):
                 if key in told:
@@ -168,7 +168,7 @@ def hold(plan: Plan) -> Outcome:
                 process.__exit__(None, None, None)
                 continue
             outcome.told[alternative] = told
-            ready[alternative] = stack.enter_context(process)
+            ready[alternative] = process
         _race(outcome, plan, ready)
     return outcome
 

@@ -91,11 +91,31 @@ _SIZES = {
     "odenet": ([1], [128]),
 }
 _QUICK = ("linear", "van_der_pol", "spiral", "cnf", "latent")
+# One way of each library in smoke; in quick none that maps over samples, and fewer adjoints.
+_SMOKE = ("ours_direct", "torchdiffeq_direct", "torchode_direct", "diffrax_recursive")
+_FEW = (
+    "ours_direct",
+    "ours_checkpoint",
+    "ours_adjoint",
+    "torchdiffeq_direct",
+    "torchdiffeq_adjoint",
+    "torchode_direct",
+    "torchdyn_direct",
+    "diffrax_recursive",
+    "diffrax_backsolve",
+)
 PROFILES = {
     "smoke": Profile(
-        {"problems": _SMALL, "sizes": {}, "tolerances": [1e-3, 1e-5], "rounds": 2, "least": 0.0},
+        {
+            "problems": _SMALL,
+            "sizes": {},
+            "tolerances": [1e-3, 1e-5],
+            "rounds": 2,
+            "least": 0.0,
+            "alternatives": _SMOKE,
+        },
         seeds=1,
-        minutes=2,
+        minutes=1,
     ),
     "quick": Profile(
         {
@@ -104,6 +124,7 @@ PROFILES = {
             "tolerances": [1e-3, 1e-4, 1e-5, 1e-6],
             "rounds": 5,
             "least": 0.02,
+            "alternatives": _FEW,
         },
         seeds=1,
         minutes=None,
@@ -113,7 +134,7 @@ PROFILES = {
             "problems": _ALL,
             "sizes": _SIZES,
             "tolerances": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7],
-            "rounds": 15,
+            "rounds": 12,
             "least": 0.05,
         },
         seeds=1,
@@ -204,7 +225,8 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
 
     given = PROFILES[ctx.profile].overrides
     changes = dict(ctx.changes)
-    alternatives = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
+    chosen = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
+    alternatives = chosen or given.get("alternatives", ALTERNATIVES)
     wanted = _listed(changes.pop("data.problems", None), [n for n in PROBLEMS if n != "own"])
     common = {"rounds": given["rounds"], "least": given["least"]}
     common["threads"] = torch.get_num_threads()
@@ -220,13 +242,13 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
         plans[name] = Plan(
             problem=name,
             sizes=sizes,
-            alternatives=alternatives or ALTERNATIVES,
+            alternatives=alternatives,
             tolerances=_tolerances(name, sizes, given["tolerances"]),
             **common,
         )
     for name, listed in ({} if wanted or own else given["sizes"]).items():
         for size in listed:
-            together = [a for a in alternatives or ALTERNATIVES if not a.endswith("each")]
+            together = [a for a in alternatives if not a.endswith("each")]
             plans[f"{name}_{'x'.join(map(str, size))}"] = Plan(
                 problem=name,
                 sizes=dict(zip(("batch", "state"), size, strict=False)),
