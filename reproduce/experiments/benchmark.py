@@ -156,7 +156,7 @@ def run(ctx: Context) -> list[Record]:
         for label, plan in plans.items():
             line = display.start(label)
             outcome = contest.hold(plan)
-            settings = {**vars(plan), "device": ctx.device}
+            settings = {**vars(plan), "device": ctx.device, "peers": _versions()}
             values = _values(label, plan, outcome)
             name = {alternative: f"{label}_{alternative}" for alternative in plan.alternatives}
             records += ctx.keep(
@@ -282,6 +282,19 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         raise BadSettings(str(error)) from error
     return {"field": named, **sizes}
+
+
+def _versions() -> dict[str, str]:
+    """Return the version of every library that is there; another one is another measurement."""
+    from importlib import metadata
+
+    found = {}
+    for name in ("torch", "torchdiffeq", "torchode", "torchdyn", "diffrax", "jax"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _listed(given: Any, known: Sequence[str]) -> list[str]:

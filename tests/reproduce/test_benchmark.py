@@ -162,6 +162,7 @@ def test_a_field_from_a_package_of_ones_own_is_measured(
     assert "jax_field" in skipped.hint
     (made,) = provenance.read(tmp_path / "out" / "benchmark" / "smoke.csv").values()
     assert made["settings"]["sizes"]["field"]["class_path"] == "somebody.Decay"
+    assert "torchdiffeq" in made["settings"]["peers"]
 
 
 @pytest.mark.parametrize(
