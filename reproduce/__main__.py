@@ -207,7 +207,9 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
     # All of them before the first, which may take hours.
     for name in chosen:
         module = importlib.import_module(f"reproduce.experiments.{name}")
-        _check_flags(arguments, name, () if module.TRAINS else OF_TRAININGS)
+        settable = ("set",) if getattr(module, "SETTABLE", False) else ()
+        unread = () if module.TRAINS else [flag for flag in OF_TRAININGS if flag not in settable]
+        _check_flags(arguments, name, unread)
         seeded = getattr(module, "SEEDED", module.TRAINS)
         _check_flags(arguments, name, () if seeded else ("seed",))
         if arguments.row and name not in TAKING_ROWS:

@@ -192,7 +192,8 @@ class Context:
         unit: Callable[[str], str],
         seed: int = 0,
         skipped: Mapping[str, str] | None = None,
-        failed: Mapping[tuple[str, str], str] | None = None,
+        failed: Mapping[str, str] | None = None,
+        unsolved: Mapping[tuple[str, str], str] | None = None,
     ) -> list[records.Record]:
         """Make the rows of what was measured rather than trained, and write them at once.
 
@@ -205,7 +206,8 @@ class Context:
             unit: Returns the unit of a metric.
             seed: Seed of the net that was measured, if it was one.
             skipped: Rows that could not be measured here, and why.
-            failed: By row and metric, how a solve failed that should have given a value.
+            failed: Rows whose measurement failed, and how.
+            unsolved: By row and metric, why a solve that should have given a value did not.
         """
         record = partial(
             records.Record,
@@ -223,14 +225,17 @@ class Context:
             for row, metrics in values.items()
             for metric, value in metrics.items()
         ]
+        lacking: tuple[tuple[records.Status, Mapping[str, str] | None], ...]
+        lacking = (("skipped", skipped), ("error", failed))
         made += [
-            record(row=row, metric="all", value=math.nan, unit="", status="skipped", hint=reason)
-            for row, reason in (skipped or {}).items()
+            record(row=row, metric="all", value=math.nan, unit="", status=status, hint=reason)
+            for status, rows in lacking
+            for row, reason in (rows or {}).items()
         ]
-        failure = partial(record, value=math.nan, status="solver_failed")
+        without = partial(record, value=math.nan, status="solver_failed")
         made += [
-            failure(row=row, metric=metric, unit=unit(metric), hint=why)
-            for (row, metric), why in (failed or {}).items()
+            without(row=row, metric=metric, unit=unit(metric), hint=why)
+            for (row, metric), why in (unsolved or {}).items()
         ]
         self.save(made, provenance.collect(self.command, dict(settings)))
         return made

@@ -70,6 +70,11 @@ NAMES = {
     "physics": "18 numbers",
     "neural_ode": "Neural ODE",
     "network": "network of time",
+    "ours": "ours",
+    "torchdiffeq": "torchdiffeq",
+    "torchode": "torchode",
+    "torchdyn": "TorchDyn",
+    "diffrax": "diffrax (jit)",
 }
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; yellow is left out: too faint on white.
@@ -134,6 +139,11 @@ LOOKS = {
     "physics": ("blue", "$\\mathrm{k}$"),
     "neural_ode": ("vermillion", "$\\mathrm{f}$"),
     "network": ("black", "$\\mathrm{t}$"),
+    "ours": ("blue", "$\\mathrm{U}$"),
+    "torchdiffeq": ("vermillion", "$\\mathrm{q}$"),
+    "torchode": ("orange", "$\\mathrm{o}$"),
+    "torchdyn": ("purple", "$\\mathrm{y}$"),
+    "diffrax": ("black", "$\\mathrm{x}$"),
 }
 FREE_COLOURS = ("green",)
 # The published value, hollow and grey so that it hides none of ours.

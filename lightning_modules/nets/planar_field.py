@@ -88,7 +88,7 @@ class PlanarField(nn.Module):
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt, shaped like ``y``: ``(members, dim + 1, points)``."""
         w, b, u, c = (part[0] for part in self.hyper(t.view(1)))
-        h = torch.tanh(torch.baddbmm(b, w, y[:, : self.dim]))
+        h = _tanh_of_half(torch.baddbmm(b, w, y[:, : self.dim], beta=2, alpha=2))
         return torch.cat([u @ h, c @ (1 - h * h)], dim=1)
 
     def coefficients(self, times: Tensor) -> Coefficients:
@@ -99,7 +99,7 @@ class PlanarField(nn.Module):
         """Write dy/dt to ``out``; return tanh and its derivative."""
         w, b, u, trace = c
         z, (of_z, of_trace) = y[:, : self.dim], out.split_with_sizes(self._rows, 1)
-        h = torch.baddbmm(b, w, z).tanh_()
+        h = _tanh_of_half(torch.baddbmm(b, w, z, beta=2, alpha=2))
         flat = torch.addcmul(self.one, h, h, value=-1)
         torch.bmm(u, h, out=of_z)
         torch.bmm(trace, flat, out=of_trace)
@@ -126,3 +126,16 @@ class PlanarField(nn.Module):
             torch.bmm(of_z, h.transpose(1, 2)),
             torch.bmm(of_trace, flat.transpose(1, 2)),
         )
+
+
+def _tanh_of_half(x: Tensor) -> Tensor:
+    """Return tanh(x / 2), and overwrite ``x`` where nothing follows it.
+
+    It is 2 σ(x) - 1: on a CPU, in float32, σ costs a ninth of tanh. The price is absolute
+    rounding, that of 1.
+    """
+    if x.dtype is not torch.float32 or x.device.type != "cpu":
+        return torch.tanh(x / 2)
+    if x.requires_grad:
+        return 2 * torch.sigmoid(x) - 1
+    return x.sigmoid_().mul_(2.0).sub_(1.0)

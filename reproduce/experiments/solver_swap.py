@@ -97,7 +97,7 @@ def run(ctx: Context) -> list[Record]:
                     budget=budget,
                     unit=_unit,
                     seed=net.seed,
-                    failed={(method, metric): why for metric, why in failed.items()},
+                    unsolved={(method, metric): why for metric, why in failed.items()},
                 )
             records += there or kept
             line.end("ok", "", bool(there))

@@ -23,7 +23,11 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("images", "Images: Table 1", ("table1", "ablations", "fig3", "solver_swap")),
-    Chapter("gradients-and-costs", "Gradients and costs", ("gradients", "costs", "step_time")),
+    Chapter(
+        "gradients-and-costs",
+        "Gradients and costs",
+        ("gradients", "costs", "step_time", "benchmark", "startup"),
+    ),
     Chapter("densities", "Densities", ("fig4", "fig5", "two_moons", "flow_checks")),
     Chapter(
         "series-and-fields",

@@ -1,0 +1,503 @@
+"""Which library when: time of solves and training steps at equal error, ours beside four others.
+
+Rules, stated before the first number:
+
+- Method: dopri5 (Dormand and Prince, 1980) everywhere, relative and absolute tolerance equal, an
+  integral controller with safety 0.9 and factors from 0.2 to 10 as every one of these libraries
+  has it by default. What tolerances mean still differs, so steps are stated and *errors* are made
+  equal: those of the states for a solve, those of the gradient by all parameters for a step, root
+  mean square over that of the reference. The reference is dopri8 in float64 at 1e-12 (odenet,
+  whose field has kinks: 1e-9), which must agree with SciPy's DOP853 and its differences, or
+  nothing is measured.
+- `step` is loss, gradient and, where the problem is a training, Adam's update at rate 0, so that
+  weights and with them steps stay; `forward` is the solve alone, without a graph.
+- The same weights, start, output times, dtype (float64 for `linear` and `van_der_pol`, float32
+  for trainings) and number of threads, to which XLA's pool is held too.
+- A process of its own for every alternative; rounds go through all of them in turn, beginning
+  with another one each time, and only one works at any time. One round before is not timed. A
+  measurement repeats its call for at least `least` seconds and waits for the result.
+- First calls, and with them compilation, are apart (`first_…_s`): nobody else compiles anything.
+- Times are medians over rounds, `_spread` half the distance of the quartiles. Ratios are ours over
+  theirs, at equal error in the same round, geometric mean and 95 % interval over rounds, times
+  between tolerances interpolated in logarithms and none extrapolated. The error is that of ours at
+  1e-5, or the least that both reach. Ours is the gradient that the suite trains with, fixed here
+  (`OURS`); against a library stands the best of its alternatives, by the median ratio.
+- `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
+  tensors in a step; for diffrax, what its compiler plans.
+
+Alternatives: `ours` with direct, checkpoint and adjoint gradients; `torchdiffeq` and `torchdyn`,
+direct and adjoint; `torchode` with the batch as one sample, direct and adjoint, or `each` sample
+by itself; `diffrax` with jit, its recursive checkpointing (default) and its backsolve adjoint, or
+`each` sample by itself (vmap). A library that is not installed or cannot solve a problem is a
+skipped row with the reason; one that fails is a failed row.
+
+Problems: `linear` (pairs that turn and decay), `van_der_pol` (μ = 1) and `van_der_pol_stiff`
+(μ = 30), 256 samples; `spiral` (20 windows of 10 points, the cubic spiral's training step), `cnf`
+(512 points, 64 units, maximum likelihood), `latent` (1,000 series of 100 points, recognition and
+decoder included), `odenet` (the field of Table 1 on feature maps). Fields that are drawn at random
+are scaled to take about the steps of trained ones. Rows such as `linear_4096x2` are sizes, at 1e-5
+and without errors.
+
+A field of your own: `--set model.field.class_path=package.Field`, with `data.shape`, `data.span`,
+`data.dtype` and `model.field.init_args`; it is the only problem then, and diffrax takes part if
+its class has a static method `jax_field(t, y, weights)`. `--set data.problems=cnf,spiral` and
+`--set data.alternatives=ours_direct,diffrax_recursive` choose.
+
+Deviations: none, the paper measured no time. torchode is not compiled by TorchScript, which torch
+has given up.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reproduce.context import Context, Profile
+from reproduce.records import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from reproduce.contest import Outcome, Plan
+
+PROTOCOL = 1
+TRAINS = False
+SETTABLE = True
+MARK = 1e-5
+# The gradient that the suite trains with.
+OURS = {"odenet": "ours_checkpoint"}
+OURS_ELSEWHERE = "ours_direct"
+# What is kept of every tolerance; the rest is of MARK alone.
+EVERYWHERE = ("steps", "error", "gradient_error", "forward_ms", "step_ms")
+LINES = {"ours": "-", "torchdiffeq": "--", "torchode": "-.", "torchdyn": ":", "diffrax": "-"}
+
+_SMALL = {"linear": {"batch": 8}, "spiral": {"batch": 4}}
+_ALL: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "van_der_pol": {},
+    "van_der_pol_stiff": {},
+    "spiral": {},
+    "cnf": {},
+    "latent": {},
+    "odenet": {},
+}
+_FEW_SIZES = {"linear": ([1, 2], [4096, 2], [1, 1_000_000])}
+_SIZES = {
+    "linear": ([1, 2], [64, 2], [4096, 2], [1, 1000], [64, 1000], [1, 1_000_000]),
+    "cnf": ([1], [64], [4096]),
+    "odenet": ([1], [128]),
+}
+_QUICK = ("linear", "van_der_pol", "spiral", "cnf", "latent")
+# One way of each library in smoke; in quick none that maps over samples, and fewer adjoints.
+_SMOKE = ("ours_direct", "torchdiffeq_direct", "torchode_direct", "diffrax_recursive")
+_FEW = (
+    "ours_direct",
+    "ours_checkpoint",
+    "ours_adjoint",
+    "torchdiffeq_direct",
+    "torchdiffeq_adjoint",
+    "torchode_direct",
+    "torchdyn_direct",
+    "diffrax_recursive",
+    "diffrax_backsolve",
+)
+PROFILES = {
+    "smoke": Profile(
+        {
+            "problems": _SMALL,
+            "sizes": {},
+            "tolerances": [1e-3, 1e-5],
+            "rounds": 2,
+            "least": 0.0,
+            "alternatives": _SMOKE,
+        },
+        seeds=1,
+        minutes=1,
+    ),
+    "quick": Profile(
+        {
+            "problems": {name: _ALL[name] for name in _QUICK},
+            "sizes": _FEW_SIZES,
+            "tolerances": [1e-3, 1e-4, 1e-5, 1e-6],
+            "rounds": 5,
+            "least": 0.02,
+            "alternatives": _FEW,
+        },
+        seeds=1,
+        minutes=None,
+    ),
+    "short": Profile(
+        {
+            "problems": _ALL,
+            "sizes": _SIZES,
+            "tolerances": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7],
+            "rounds": 12,
+            "least": 0.05,
+        },
+        seeds=1,
+        minutes=None,
+    ),
+}
+PROFILES["paper"] = PROFILES["short"]
+SINGLE = 1e-6  # float32 cannot be asked for less
+
+
+def run(ctx: Context) -> list[Record]:
+    """Measure problem after problem; the rows of each are written as soon as it is done."""
+    from reproduce import contest
+    from reproduce.progress import Display
+
+    plans = _plans(ctx)
+    records: list[Record] = []
+    with Display(len(plans)) as display:
+        for label, plan in plans.items():
+            line = display.start(label)
+            outcome = contest.hold(plan)
+            settings = {**vars(plan), "device": ctx.device, "peers": _versions()}
+            values = _values(label, plan, outcome)
+            name = {alternative: f"{label}_{alternative}" for alternative in plan.alternatives}
+            records += ctx.keep(
+                "benchmark",
+                PROTOCOL,
+                values,
+                settings,
+                budget=_budget(plan),
+                unit=_unit,
+                skipped={name[a]: why for a, why in outcome.skipped.items()},
+                failed={name[a]: why for a, why in outcome.failed.items()},
+            )
+            line.end("ok", f"{len(outcome.failed)} failed" if outcome.failed else "", False)
+    return records
+
+
+def table(records: list[Record]) -> "pd.DataFrame":
+    """Which library when: best times over ours at equal error, below 1 where they are faster."""
+    import pandas as pd
+
+    values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
+    lines = {
+        (label, work): _which(values, label, work)
+        for label in _labels(records)
+        for work in ("forward", "step")
+    }
+    return pd.DataFrame.from_dict(lines, orient="index").fillna("")
+
+
+def _which(values: Mapping[tuple[str, str], float], label: str, work: str) -> dict[str, str]:
+    """Return one line: who is fastest, our time, and every library's over it."""
+    from reproduce.peers import LIBRARIES
+
+    own = values.get((f"{label}_{_ours(label)}", f"{work}_ms_{_key(MARK)}"), math.nan)
+    found = {name: values.get((f"{label}_vs_{name}", f"{work}_ratio")) for name in LIBRARIES}
+    times = {"ours": 1.0} | {name: 1 / ratio for name, ratio in found.items() if ratio}
+    cells = {name: f"{times[name]:.2f}" for name in times if name != "ours"}
+    fastest = min(times, key=times.__getitem__) if len(times) > 1 else ""
+    return {"fastest": fastest, "ours (ms)": f"{own:.3g}", **cells}
+
+
+def plot(records: list[Record]) -> "Figure":
+    """Time of a training step over the error of its gradient, the best way of each library."""
+    return _work_precision(records, "step", "gradient_error", "error of the gradient")
+
+
+def figures(records: list[Record], folder: "Path") -> "dict[str, Figure]":
+    """Times of steps and solves over their errors, the best way of each library, and by size."""
+    drawn = {
+        "": plot(records),
+        "forward": _work_precision(records, "forward", "error", "error of the states"),
+    }
+    if len(_labels(records, sized=True)) > len(_labels(records)):
+        drawn["sizes"] = _by_size(records)
+    return drawn
+
+
+def _plans(ctx: Context) -> "dict[str, Plan]":
+    """Return what is measured, by the beginning of its rows."""
+    import torch
+
+    from reproduce.contest import Plan
+    from reproduce.jobs import BadSettings
+    from reproduce.peers import ALTERNATIVES
+    from reproduce.problems import PROBLEMS
+
+    given = PROFILES[ctx.profile].overrides
+    changes = dict(ctx.changes)
+    chosen = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
+    alternatives = chosen or given.get("alternatives", ALTERNATIVES)
+    wanted = _listed(changes.pop("data.problems", None), [n for n in PROBLEMS if n != "own"])
+    common = {"rounds": given["rounds"], "least": given["least"]}
+    common["threads"] = torch.get_num_threads()
+    own = _own(changes)
+    if changes:
+        raise BadSettings(f"benchmark has no setting {', '.join(changes)}; see its docstring.")
+    plans = {}
+    problems = {name: {} for name in wanted} if wanted else given["problems"]
+    if own is not None:
+        problems = {"own": own}
+    for name, sizes in problems.items():
+        sizes = {**sizes, **given["problems"].get(name, {})}
+        plans[name] = Plan(
+            problem=name,
+            sizes=sizes,
+            alternatives=alternatives,
+            tolerances=_tolerances(name, sizes, given["tolerances"]),
+            **common,
+        )
+    for name, listed in ({} if wanted or own else given["sizes"]).items():
+        for size in listed:
+            together = [a for a in alternatives if not a.endswith("each")]
+            plans[f"{name}_{'x'.join(map(str, size))}"] = Plan(
+                problem=name,
+                sizes=dict(zip(("batch", "state"), size, strict=False)),
+                alternatives=together,
+                tolerances=[MARK],
+                errors=False,
+                **common,
+            )
+    return plans
+
+
+def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
+    """Take what is set of a field of the user's own out of the changes."""
+    from reproduce.jobs import BadSettings
+    from reproduce.problems.own import DEFAULTS, own
+
+    beginning = "model.field."
+    mine = {k.removeprefix(beginning): changes.pop(k) for k in list(changes) if beginning in k}
+    sizes = {k: changes.pop(f"data.{k}", value) for k, value in DEFAULTS.items()}
+    if not mine:
+        return None
+    arguments = dict(mine.pop("init_args", {}))
+    for key in list(mine):
+        if key.startswith("init_args."):
+            arguments[key.removeprefix("init_args.")] = mine.pop(key)
+    if list(mine) != ["class_path"]:
+        raise BadSettings(f"A field has class_path and init_args; given were {sorted(mine)}.")
+    named = {"class_path": mine["class_path"], "init_args": arguments}
+    try:
+        own(named, **sizes)  # refused here, before anything is measured
+    except ValueError as error:
+        raise BadSettings(str(error)) from error
+    return {"field": named, **sizes}
+
+
+def _versions() -> dict[str, str]:
+    """Return the version of every library that is there; another one is another measurement."""
+    from importlib import metadata
+
+    found = {}
+    for name in ("torch", "torchdiffeq", "torchode", "torchdyn", "diffrax", "jax"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _listed(given: Any, known: Sequence[str]) -> list[str]:
+    from reproduce.jobs import BadSettings
+
+    names = [name.strip() for name in str(given).split(",")] if given is not None else []
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadSettings(f"Unknown {', '.join(unknown)}. Choose of {', '.join(known)}.")
+    return names
+
+
+def _tolerances(name: str, sizes: Mapping[str, Any], given: Sequence[float]) -> list[float]:
+    """Return the tolerances that the numbers of a problem resolve."""
+    doubles = name in ("linear", "van_der_pol", "van_der_pol_stiff")
+    doubles = sizes.get("dtype", "float64" if doubles else "float32") == "float64"
+    return [t for t in given if doubles or t >= SINGLE]
+
+
+def _ours(label: str) -> str:
+    return OURS.get(label.split("_")[0], OURS_ELSEWHERE)
+
+
+def _values(label: str, plan: "Plan", outcome: "Outcome") -> dict[str, dict[str, float]]:
+    """Return all rows of a problem."""
+    rows = {f"{label}_{name}": _of_alternative(name, plan, outcome) for name in outcome.told}
+    if plan.errors and _ours(label) in outcome.told:
+        versus: dict[str, dict[str, float]] = {}
+        for name in outcome.told:
+            if name == _ours(label):
+                continue
+            compared = _compared(_ours(label), name, plan, outcome)
+            rows[f"{label}_{name}"] |= compared
+            library = name.split("_")[0]
+            if library != "ours":
+                _keep_best(versus.setdefault(f"{label}_vs_{library}", {}), compared)
+        rows |= versus
+    return rows
+
+
+def _of_alternative(name: str, plan: "Plan", outcome: "Outcome") -> dict[str, float]:
+    from reproduce.timing import Timing
+
+    told = outcome.told[name]
+    field = Timing(tuple(outcome.seconds[name, "field", plan.tolerances[0]])).median
+    found = {
+        "first_forward_s": told["first_forward_s"],
+        "first_step_s": told["first_step_s"],
+        "memory_mib": told["memory_mib"],
+        "field_ms": 1e3 * field,
+    }
+    for tolerance, counts in zip(plan.tolerances, told["tolerances"], strict=True):
+        key, shown = _key(tolerance), {**counts}
+        for work in ("forward", "step"):
+            timing = Timing(tuple(outcome.seconds[name, work, tolerance]))
+            shown[f"{work}_ms"] = 1e3 * timing.median
+            shown[f"{work}_spread"] = 1e3 * timing.spread
+        loop = shown["forward_ms"] - counts["nfe_forward"] * found["field_ms"]
+        shown["loop_ms"] = loop / counts["steps"]
+        kept = [metric for metric in shown if tolerance == MARK or metric in EVERYWHERE]
+        found |= {f"{metric}_{key}": shown[metric] for metric in kept}
+    return found
+
+
+def _compared(own: str, name: str, plan: "Plan", outcome: "Outcome") -> dict[str, float]:
+    """Return the ratios of ours to an alternative at equal error."""
+    from reproduce import work_precision
+
+    found: dict[str, float] = {}
+    for work, metric in (("forward", "error"), ("step", "gradient_error")):
+        ours, theirs = (
+            work_precision.Curve(
+                [told[metric] for told in outcome.told[one]["tolerances"]],
+                [outcome.seconds[one, work, tolerance] for tolerance in plan.tolerances],
+            )
+            for one in (own, name)
+        )
+        wanted = ours.errors[list(plan.tolerances).index(MARK)]
+        error = work_precision.common_error(ours, theirs, wanted)
+        ratio = work_precision.ratio(ours, theirs, error)
+        found |= {
+            f"{work}_ratio": ratio.value,
+            f"{work}_ratio_low": ratio.low,
+            f"{work}_ratio_high": ratio.high,
+            f"{work}_ratio_error": error,
+        }
+    return found
+
+
+def _keep_best(best: dict[str, float], compared: Mapping[str, float]) -> None:
+    """Keep, of each work, the ratio to the alternative that is fastest."""
+    for work in ("forward", "step"):
+        if compared[f"{work}_ratio"] > best.get(f"{work}_ratio", 0.0):
+            best |= {k: v for k, v in compared.items() if k.startswith(f"{work}_ratio")}
+
+
+def _key(tolerance: float) -> str:
+    return f"{tolerance:.0e}".replace("e-0", "e-")
+
+
+def _budget(plan: "Plan") -> str:
+    return f"{plan.rounds} rounds of {plan.least:g} s or a call, {plan.threads} threads"
+
+
+def _unit(metric: str) -> str:
+    if metric.startswith("nfe"):
+        return "evaluations"
+    if metric.startswith(("steps", "rejected")):
+        return "steps"
+    if "_ms" in metric or "_spread" in metric:
+        return "ms"
+    return {"first_forward_s": "s", "first_step_s": "s", "memory_mib": "MiB"}.get(metric, "")
+
+
+def _labels(records: Sequence[Record], sized: bool = False) -> list[str]:
+    """Return the problems of the rows, or with them those of several sizes, in their order."""
+    from reproduce.peers import ALTERNATIVES
+
+    found: dict[str, None] = {}
+    for row in (r.row for r in records):
+        for alternative in ALTERNATIVES:
+            if row.endswith(f"_{alternative}"):
+                found[row.removesuffix(f"_{alternative}")] = None
+    order = [*_ALL, "own"]
+    plain = [label for label in order if label in found]
+    return plain + sorted(label for label in found if label not in order) if sized else plain
+
+
+def _work_precision(records: list[Record], work: str, error: str, said: str) -> "Figure":
+    from reproduce import plotting
+
+    labels = _labels(records)
+    columns = min(4, len(labels))
+    rows = -(-len(labels) // columns)
+    with plotting.style():
+        figure, axes = plotting.subplots(rows, columns, size=(4.2, 3.9), squeeze=False)
+        places = list(axes.flat)
+        for place, label in zip(places, labels, strict=False):
+            _draw(place, records, label, work, error)
+            place.set_title(label.replace("_", " "))
+            place.set_xlabel(said)
+            place.set_ylabel("ms")
+        for place in places[len(labels) :]:
+            place.set_axis_off()
+        handles = {h.get_label(): h for p in places for h in p.get_lines()}
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
+    return figure
+
+
+def _draw(axes: "Axes", records: list[Record], label: str, work: str, error: str) -> None:
+    from reproduce import plotting
+    from reproduce.peers import LIBRARIES
+
+    for library, ways in LIBRARIES.items():
+        curves = [_curve(records, f"{label}_{library}_{way}", work, error) for way in ways]
+        curves = [curve for curve in curves if curve]
+        if curves:
+            best = min(curves, key=lambda curve: min(y for _, y in curve[-2:]))
+            style = plotting.method_style(library)
+            axes.plot(*zip(*best, strict=True), linestyle=LINES[library], **style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    plotting.plain_ticks(axes.yaxis)
+    axes.invert_xaxis()
+
+
+def _curve(records: list[Record], row: str, work: str, error: str) -> list[tuple[float, float]]:
+    """Return errors and times of a row from its loosest tolerance on."""
+    values = {r.metric: r.value for r in records if r.row == row and r.status == "ok"}
+    keys = [m.removeprefix(f"{error}_") for m in values if m.startswith(f"{error}_1e")]
+    keys.sort(key=float, reverse=True)
+    return [(values[f"{error}_{key}"], values[f"{work}_ms_{key}"]) for key in keys]
+
+
+def _by_size(records: list[Record]) -> "Figure":
+    """Time of a step at 1e-5 for every size, the fastest way of each library."""
+    from reproduce import plotting
+    from reproduce.peers import LIBRARIES
+
+    values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
+    labels = [label for label in _labels(records, sized=True) if label not in (*_ALL, "own")]
+    labels.sort(key=_size)
+    with plotting.style():
+        figure, axes = plotting.subplots(size=(9.0, 4.5))
+        for library, ways in LIBRARIES.items():
+            found = []
+            for place, label in enumerate(labels):
+                times = [values.get((f"{label}_{library}_{w}", "step_ms_1e-5")) for w in ways]
+                there = [t for t in times if t is not None]
+                if there:
+                    found.append((place, min(there)))
+            if found:
+                style = plotting.method_style(library)
+                axes.plot(*zip(*found, strict=True), linestyle="none", **style)
+        axes.set_xticks(range(len(labels)), [x.replace("_", "\n") for x in labels], fontsize=9)
+        axes.set_yscale("log")
+        plotting.plain_ticks(axes.yaxis)
+        axes.set_ylabel("training step (ms)")
+        axes.set_xlabel("problem, batch x state")
+        plotting.legend(axes)
+    return figure
+
+
+def _size(label: str) -> tuple[str, list[int]]:
+    problem, _, size = label.rpartition("_")
+    return problem, [int(number) for number in size.split("x")]

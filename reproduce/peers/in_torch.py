@@ -1,0 +1,89 @@
+"""What all libraries for torch have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from reproduce import memory
+from reproduce.peers.base import Array, Counts, Peer
+
+if TYPE_CHECKING:
+    from reproduce.problems import Problem
+
+
+class TorchPeer(Peer):
+    """A problem in a library whose solve returns states ``(time, *state)`` with a graph.
+
+    Args:
+        problem: The problem.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        # Of rate 0, so that weights and with them evaluations stay; the cost is that of any rate.
+        self._optimizer = torch.optim.Adam(problem.parameters(), lr=0.0, fused=True)
+        with torch.no_grad():
+            self._y0 = problem.start().clone()
+
+    @abstractmethod
+    def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
+        """Return the states at ``times``, ``(time, *state)``."""
+
+    def forward(self, tolerance: float) -> Tensor:
+        """Solve without a graph."""
+        with torch.no_grad():
+            return self.solve(self.problem.field, self._y0, self.problem.times, tolerance)
+
+    def step(self, tolerance: float) -> Tensor:
+        """Solve, take loss and gradient, and update where the problem is a training."""
+        self._optimizer.zero_grad()
+        loss = self._loss(tolerance)
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        if self.problem.updates:
+            self._optimizer.step()
+        return loss
+
+    def _loss(self, tolerance: float) -> Tensor:
+        found: Tensor = self.problem(lambda f, y0, times: self.solve(f, y0, times, tolerance))
+        return found
+
+    def evaluate(self, times: int) -> None:
+        """Evaluate the field so often at the start."""
+        t, y, field = self.problem.times[0], self._y0, self.problem.field
+        with torch.no_grad():
+            for _ in range(times):
+                field(t, y)
+
+    def states(self, tolerance: float) -> Array:
+        """Return the states at the output times."""
+        found: Array = self.forward(tolerance).double().numpy()
+        return found
+
+    def gradient(self, tolerance: float) -> Array:
+        """Return the gradient by all parameters in their order; zeros where there is none."""
+        self.step(tolerance)
+        parts = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in self.problem.parameters()
+        ]
+        found: Array = torch.cat([part.ravel() for part in parts]).double().numpy()
+        return found
+
+    def counts(self, tolerance: float) -> Counts:
+        """Count the calls of the field: six a step beside the two for the size of the first."""
+        calls: list[int] = []
+        hook = self.problem.field.register_forward_pre_hook(lambda *_: calls.append(1))
+        try:
+            loss = self._loss(tolerance)
+            forward = len(calls)
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        finally:
+            hook.remove()
+        return Counts((forward - 2) / 6, None, forward, len(calls) - forward)
+
+    def memory(self, tolerance: float) -> float:
+        """Return the peak of the tensors that are alive at once in a step, in MiB."""
+        return memory.peak(lambda: self.step(tolerance))

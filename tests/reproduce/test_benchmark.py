@@ -1,0 +1,203 @@
+"""The benchmark: rows from what was timed, tables and figures from rows, fields of one's own."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from reproduce import contest, provenance, records
+from reproduce.__main__ import main
+from reproduce.claims import claims
+from reproduce.contest import Outcome, Plan
+from reproduce.context import Context
+from reproduce.experiments import benchmark
+from reproduce.records import Record
+
+TOLERANCES = (1e-3, 1e-4, 1e-5)
+SPEED = {"ours_direct": 2.0, "ours_adjoint": 5.0, "torchdiffeq_direct": 4.0,
+         "diffrax_recursive": 1.0, "diffrax_backsolve": 3.0}  # fmt: skip
+
+NOISE = {"ours_d": (1.0, 1.1, 0.9), "ours_a": (0.9, 1.1, 1.0), "torchd": (1.1, 1.0, 0.9),
+         "diffra": (1.0, 0.9, 1.1)}  # fmt: skip
+
+
+def _outcome(plan: Plan) -> Outcome:
+    """Everybody takes 10 evaluations more for each digit, and the time that SPEED says."""
+    found = Outcome(skipped={"torchdyn_direct": "TorchDyn is not there"})
+    found.failed["torchode_direct"] = "RuntimeError: underflow in dt"
+    for name, speed in SPEED.items():
+        told: list[dict[str, float]] = []
+        for tolerance in plan.tolerances:
+            steps = -2 * math.log10(tolerance)
+            told.append({"steps": steps, "nfe_forward": 2 + 6 * steps})
+            if plan.errors:
+                told[-1] |= {"error": tolerance, "gradient_error": 10 * tolerance}
+            for work, factor in (("forward", 1e-3), ("step", 3e-3)):
+                times = [factor * speed * steps * noise for noise in NOISE[name[:6]]]
+                found.seconds[name, work, tolerance] = times
+        found.seconds[name, "field", plan.tolerances[0]] = [1e-5] * 3
+        found.told[name] = {"first_forward_s": 0.1, "first_step_s": 2.0, "memory_mib": 1.0,
+                            "tolerances": told}  # fmt: skip
+    return found
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+
+
+@pytest.fixture
+def rows(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    monkeypatch.setattr(contest, "hold", _outcome)
+    given = {"problems": {"linear": {}, "cnf": {}}, "sizes": {"linear": ([1, 2], [8, 2])},
+             "tolerances": TOLERANCES, "rounds": 3, "least": 0.0}  # fmt: skip
+    profile = benchmark.Profile(given, seeds=1, minutes=None)
+    monkeypatch.setitem(benchmark.PROFILES, "smoke", profile)
+    return benchmark.run(ctx)
+
+
+def test_rows_say_what_a_step_costs_beside_the_field(rows: list[Record]) -> None:
+    found = {(r.row, r.metric): r.value for r in rows}
+    assert found["cnf_ours_direct", "forward_ms_1e-5"] == pytest.approx(20)
+    assert found["cnf_ours_direct", "step_ms_1e-5"] == pytest.approx(60)
+    # 62 evaluations of 0.01 ms leave 19.38 ms for 10 steps.
+    assert found["cnf_ours_direct", "loop_ms_1e-5"] == pytest.approx(1.938)
+    assert found["cnf_diffrax_recursive", "first_step_s"] == 2.0
+    assert "linear_8x2_ours_direct" in {r.row for r in rows}
+
+
+def test_ratios_are_ours_over_theirs_and_the_best_of_a_library_stands_for_it(
+    rows: list[Record],
+) -> None:
+    found = {(r.row, r.metric): r.value for r in rows}
+    assert found["cnf_torchdiffeq_direct", "step_ratio"] == pytest.approx(0.5)
+    assert found["cnf_diffrax_recursive", "step_ratio"] == pytest.approx(2.0)
+    assert found["cnf_diffrax_backsolve", "step_ratio"] == pytest.approx(2 / 3)
+    assert found["cnf_vs_diffrax", "step_ratio"] == pytest.approx(2.0)
+    assert found["cnf_vs_diffrax", "step_ratio_error"] == pytest.approx(1e-4)
+    assert ("cnf_ours_direct", "step_ratio") not in found
+    assert found["cnf_ours_adjoint", "step_ratio"] == pytest.approx(0.4)
+    assert not [r for r in rows if r.row.startswith("linear_8x2") and "ratio" in r.metric]
+
+
+def test_what_cannot_be_measured_and_what_failed_are_rows_with_the_reason(
+    rows: list[Record],
+) -> None:
+    lost = {r.row: (r.status, r.hint) for r in rows if r.status != "ok"}
+    assert lost["cnf_torchdyn_direct"] == ("skipped", "TorchDyn is not there")
+    assert lost["cnf_torchode_direct"] == ("error", "RuntimeError: underflow in dt")
+
+
+def test_the_table_says_which_library_when(rows: list[Record]) -> None:
+    table = benchmark.table(rows)
+    assert list(table.index) == [("linear", "forward"), ("linear", "step"),
+                                 ("cnf", "forward"), ("cnf", "step")]  # fmt: skip
+    line = table.loc[("cnf", "step")]
+    assert line["fastest"] == "diffrax"
+    assert line["diffrax"] == "0.50"
+    assert line["torchdiffeq"] == "2.00"
+    alone = benchmark.table([r for r in rows if "ours_direct" in r.row])
+    assert list(alone.columns) == ["fastest", "ours (ms)"]
+    assert set(alone["fastest"]) == {""}
+
+
+def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> None:
+    read = records.read(ctx.csv("benchmark"))
+    drawn = benchmark.figures(read, ctx.out)
+    assert set(drawn) == {"", "forward", "sizes"}
+    linear = drawn[""].axes[0]
+    assert linear.get_title() == "linear"
+    assert {line.get_label() for line in linear.get_lines()} == {
+        "ours", "torchdiffeq", "diffrax (jit)"
+    }  # fmt: skip
+    # Told apart without colour.
+    looks = {(line.get_linestyle(), line.get_marker()) for line in linear.get_lines()}
+    assert len(looks) == 3
+    assert drawn["sizes"].axes[0].get_yscale() == "log"
+    plain = [r for r in read if "8x2" not in r.row and "1x2" not in r.row]
+    assert set(benchmark.figures(plain, ctx.out)) == {"", "forward"}
+
+
+def test_every_mark_names_a_row_that_is_measured(rows: list[Record]) -> None:
+    marks = [q for c in claims() for q in c.quantities if q.experiment == "benchmark"]
+    assert {q.row for q in marks} == {f"{p}_vs_diffrax" for p in ("cnf", "latent", "spiral")}
+    measured = {r.metric for r in rows if r.row == "cnf_vs_diffrax"}
+    assert {q.metric for q in marks} <= measured
+    assert {"step_ratio_low", "step_ratio_high"} <= measured
+
+
+def test_profiles_measure_where_the_marks_are() -> None:
+    for profile in benchmark.PROFILES.values():
+        assert benchmark.MARK in profile.overrides["tolerances"]
+    assert {"cnf", "latent", "spiral"} <= set(benchmark.PROFILES["short"].overrides["problems"])
+
+
+def test_a_field_from_a_package_of_ones_own_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "somebody"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from torch import nn\n"
+        "class Decay(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(width, width)\n"
+        "    def forward(self, t, y):\n"
+        "        return self.layer(y).tanh() - y * t\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sets = ["model.field.class_path=somebody.Decay", "model.field.init_args={width: 3}",
+            "data.shape=[4, 3]", "data.alternatives=ours_direct,diffrax_recursive"]  # fmt: skip
+    given = ["--profile", "smoke", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(["benchmark", *given, *(x for s in sets for x in ("--set", s))]) == 0
+    rows = records.read(tmp_path / "out" / "benchmark" / "smoke.csv")
+    found = {(r.row, r.metric): r.value for r in rows}
+    assert 0 < found["own_ours_direct", "error_1e-5"] < 1e-4
+    assert found["own_ours_direct", "steps_1e-5"] > 1
+    assert found["own_ours_direct", "step_ms_1e-5"] > 0
+    (skipped,) = [r for r in rows if r.status == "skipped"]
+    assert skipped.row == "own_diffrax_recursive"
+    assert "jax_field" in skipped.hint
+    (made,) = provenance.read(tmp_path / "out" / "benchmark" / "smoke.csv").values()
+    assert made["settings"]["sizes"]["field"]["class_path"] == "somebody.Decay"
+    assert "torchdiffeq" in made["settings"]["peers"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.problems=lorenz"], "Unknown lorenz"),
+        (["data.alternatives=scipy"], "Unknown scipy"),
+        (["data.colour=red"], "benchmark has no setting data.colour"),
+        (["model.field.class_path=nowhere.Field"], "cannot be built"),
+        (["model.field.class_path=torch.nn.Linear", "model.field.init_args={in_features: 1, "
+          "out_features: 1}"], "cannot be called"),
+        (["model.field.width=3"], "A field has class_path and init_args"),
+        (["model.field.class_path=torch.nn.Identity", "data.span=-1"], "data.span is -1"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_one_line(
+    sets: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [x for s in sets for x in ("--set", s)]
+    assert main(["benchmark", "--profile", "smoke", "--out", str(tmp_path), *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.count("\n") == 0
+
+
+def test_an_alternative_that_is_not_ready_in_time_fails_alone() -> None:
+    plan = Plan("linear", {"batch": 2}, ["ours_direct"], [1e-3], 2, 0.0, 1, False, patience=0.01)
+    outcome = contest.hold(plan)
+    assert outcome.failed == {"ours_direct": "not ready after 0.01 s"}
+    assert not outcome.seconds
+
+
+def test_a_contender_answers_an_order_that_it_cannot_carry_out() -> None:
+    from reproduce.contender import Contender
+
+    contender = Contender({"problem": "lorenz", "sizes": {}, "reference": None})
+    order = {"do": "prepare", "alternative": "ours_direct", "tolerances": [1e-3]}
+    assert "Unknown problem 'lorenz'" in contender.answer(order)["failed"]

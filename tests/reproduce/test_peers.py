@@ -1,0 +1,144 @@
+"""Solver libraries behind one signature: the closed form, the same fields, reasons to skip."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from reproduce.peers import ALTERNATIVES, LIBRARIES, Skip, prepare
+from reproduce.peers.base import Array
+from reproduce.problems import PROBLEMS, Problem, build
+from reproduce.problems.exact import exact, relative
+from reproduce.problems.twins import twin
+
+SMALL = {"cnf": {"batch": 5, "width": 3}, "latent": {"batch": 3}, "odenet": {"batch": 2}}
+WRITTEN_TWICE = [name for name in PROBLEMS if name != "own"]
+# Compiling a step for JAX takes seconds; one of its adjoints does for this.
+STEPS = [a for a in ALTERNATIVES if a not in ("diffrax_backsolve", "diffrax_each")]
+
+
+def _there(alternative: str) -> None:
+    library = alternative.split("_")[0]
+    if library != "ours":
+        pytest.importorskip(library)
+
+
+def _small(name: str) -> Problem:
+    return build(name, **SMALL.get(name, {"batch": 3}))
+
+
+def _closed_form(problem: Problem) -> Array:
+    """Solve the pairs, x + iv, each of which is multiplied by exp((-a + iw) t)."""
+    x, v = problem.start().detach().chunk(2, dim=1)
+    rate = torch.complex(-problem.field.rates, problem.field.speeds).detach()
+    end = torch.complex(x, v) * torch.exp(rate * problem.times[-1])
+    found: Array = torch.cat([end.real, end.imag], dim=1).numpy()
+    return found
+
+
+@pytest.mark.parametrize("alternative", ALTERNATIVES)
+def test_every_alternative_follows_the_closed_form(alternative: str) -> None:
+    _there(alternative)
+    problem = build("linear", batch=3, state=4)
+    peer = prepare(alternative, problem)
+    states = peer.states(1e-8)
+    assert states.shape == (2, 3, 4)
+    assert relative(states[-1], _closed_form(problem)) < 1e-6
+    assert relative(peer.states(1e-3)[-1], _closed_form(problem)) > 1e-6
+
+
+@pytest.mark.parametrize("alternative", STEPS)
+def test_every_alternative_takes_the_gradient_and_tells_its_steps(alternative: str) -> None:
+    _there(alternative)
+    problem = build("linear", batch=3, state=2)
+    true = prepare("ours_direct", problem).gradient(1e-9)
+    peer = prepare(alternative, problem)
+    assert relative(peer.gradient(1e-6), true) < 1e-3
+    loose, tight = peer.counts(1e-3), peer.counts(1e-6)
+    assert 1 < loose.steps < tight.steps
+    assert tight.nfe_forward == pytest.approx(2 + 6 * tight.steps)
+    assert 0 < peer.memory(1e-3) < 10
+
+
+@pytest.mark.parametrize("name", WRITTEN_TWICE)
+def test_a_field_in_jax_is_the_same_function_as_in_torch(name: str) -> None:
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    problem = _small(name).double()
+    written = twin(problem)
+    assert written is not None
+    weights = {n: t.detach().numpy() for n, t in problem.state_dict().items()}
+    draw = torch.Generator().manual_seed(0)
+    for t in (0.0, 0.3):
+        y = torch.randn(problem.start().shape, generator=draw, dtype=torch.float64)
+        ours = problem.field(torch.tensor(t, dtype=torch.float64), y).detach().numpy()
+        np.testing.assert_allclose(written.field(t, y.numpy(), weights), ours, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("name", WRITTEN_TWICE)
+def test_what_is_before_and_behind_the_solve_is_the_same_too(name: str) -> None:
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    problem = _small(name).double()
+    written = twin(problem)
+    assert written is not None
+    weights = {n: t.detach().numpy() for n, t in problem.state_dict().items()}
+    y0, left = written.start(weights)
+    np.testing.assert_allclose(y0, problem.start().detach().numpy(), 1e-6, 1e-6)
+    draw = torch.Generator().manual_seed(0)
+    shape = (len(problem.times), *problem.start().shape)
+    ys = torch.randn(shape, generator=draw, dtype=torch.float64)
+    loss = float(problem.loss(ys).detach())
+    assert float(written.loss(ys.numpy(), left, weights)) == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "spiral"])
+def test_a_reference_agrees_with_scipy_or_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = _small(name)
+    states, gradient = exact(problem)
+    assert states.shape == (len(problem.times), *problem.start().shape)
+    assert len(gradient) == sum(p.numel() for p in problem.parameters())
+    if name == "linear":
+        assert relative(states[-1], _closed_form(problem)) < 1e-11
+    calls = 0
+    forward = type(problem.field).forward
+
+    def drifting(self: torch.nn.Module, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, t, y) * (1 + 1e-3 * (calls > 500))
+
+    monkeypatch.setattr(type(problem.field), "forward", drifting)
+    monkeypatch.setattr("lightning_modules.solvers.solve.FactoredField", Exception)
+    with pytest.raises(RuntimeError, match="no reference"):
+        exact(problem)
+
+
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if name != "ours"])
+def test_a_library_that_is_not_there_is_a_reason_to_skip(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [m for m in sys.modules if m.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Skip, match=f"pip install {library}"):
+        prepare(f"{library}_{LIBRARIES[library][0]}", build("linear", batch=2))
+
+
+def test_fields_that_take_one_time_are_not_solved_apart() -> None:
+    for alternative in ("torchode_each", "diffrax_each"):
+        _there(alternative)
+        with pytest.raises(Skip, match="one time for the whole batch"):
+            prepare(alternative, _small("cnf"))
+
+
+def test_an_unknown_problem_or_alternative_is_refused() -> None:
+    with pytest.raises(ValueError, match="Choose one of ours_direct"):
+        prepare("scipy_direct", build("linear", batch=2))
+    with pytest.raises(ValueError, match="Choose one of linear"):
+        build("lorenz")
+    with pytest.raises(ValueError, match="give an even one"):
+        build("linear", state=3)

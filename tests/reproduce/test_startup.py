@@ -1,0 +1,35 @@
+"""Starts: what is timed ends when it says, and rows make table and figure."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproduce.claims import claims
+from reproduce.context import Context
+from reproduce.experiments import startup
+
+
+def test_rows_of_every_start_give_table_figure_and_the_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_ended", lambda *_: None)
+    monkeypatch.setattr(startup, "_first_step", lambda: None)
+    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    rows = startup.run(ctx)
+    assert list(startup.table(rows).index) == ["help", "torch", "import", "first_step"]
+    assert startup.plot(rows).axes[0].get_yticklabels()[-1].get_text() == "first step"
+    (mark,) = [q for c in claims() for q in c.quantities if q.experiment == "startup"]
+    measured = {(r.row, r.metric) for r in rows}
+    assert {(mark.row, f"{mark.metric}{end}") for end in ("", "_low", "_high")} <= measured
+
+
+def test_a_training_is_watched_until_its_first_update_and_ended_then() -> None:
+    startup._first_step()
+
+
+def test_a_training_that_does_not_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="did not begin: it said nothing"):
+        startup._first_step()
