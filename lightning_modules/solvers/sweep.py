@@ -125,7 +125,10 @@ class Sweep:
         """
         if step.weights is None:
             return None
-        return step.dt * (step.weights.t() @ grads[: step.inside])
+        grads = grads[: step.inside]
+        out = grads.new_empty(self._tableau.stages, grads.shape[1])
+        # Autocast leaves products with an out alone.
+        return torch.mm(step.weights.t(), grads, out=out).mul_(step.dt)
 
     def _back(
         self,
