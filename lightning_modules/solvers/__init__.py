@@ -11,6 +11,7 @@ from lightning_modules.solvers.base import (
     StatsCollector,
     collect_stats,
 )
+from lightning_modules.solvers.captured import backend as captured_backend
 from lightning_modules.solvers.importing import import_backend
 from lightning_modules.solvers.registry import (
     Backend,
@@ -29,6 +30,7 @@ from lightning_modules.solvers.watching import Step, watch_steps
 
 register_backend(torchdiffeq_backend.BACKEND)
 register_backend(native_backend.BACKEND)
+register_backend(captured_backend.BACKEND)
 register_backend(scipy_backend.BACKEND)
 
 __all__ = [
