@@ -24,7 +24,7 @@ from lightning_modules.solvers.captured.ledger import (
     Standing,
 )
 from lightning_modules.solvers.captured.recording import Recorder, Work
-from lightning_modules.solvers.captured.walk import Task, Walk, Walked
+from lightning_modules.solvers.captured.walk import Task, Walk, Walked, on_host
 from lightning_modules.solvers.failures import no_step, step_limit
 from lightning_modules.solvers.registry import Norm, TensorField
 from lightning_modules.solvers.sweep import Taken
@@ -107,8 +107,7 @@ class AdaptiveWalk(Walk):
         least = 1e-16 * abs(ticks[-1] - first)
         never = [direction * math.inf] * (len(self._ticks) - len(ticks))
         given = [first, direction, allowed, least, ticks[-1], *ticks, *never]
-        # Not pinned, so the host may forget it at once.
-        self._given.copy_(torch.tensor(given, dtype=torch.float64), non_blocking=True)
+        self._given.copy_(on_host(given, torch.float64, self._device), non_blocking=True)
         self.y.copy_(task.y0.reshape(-1))
 
     def _burst(self, trials: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.captured.recording import Recorder, Work
 from lightning_modules.solvers.captured.stages import DeviceStages
+from lightning_modules.solvers.captured.walk import on_host
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.replay import Pulls
 from lightning_modules.solvers.sweep import Sweep, Taken
@@ -79,7 +80,7 @@ class RecordedSweep(Sweep):
         """
         for kind in self._kinds(steps) - self._works.keys():
             self._replay.y.copy_(start)
-            self._clock.copy_(clocks_of(steps[:1])[0], non_blocking=True)
+            self._clock.copy_(self._clocks_of(steps[:1])[0])
             self._works[kind] = recorder.record(self._work(kind), module)
 
     def back(
@@ -106,9 +107,15 @@ class RecordedSweep(Sweep):
         for total in totals:
             total.zero_()
         self._starts = starts
-        self._clocks = clocks_of(steps).to(grad_ys.device, non_blocking=True).unbind()
+        self._clocks = self._clocks_of(steps)
         self._stats = stats
         return self.run(steps, grad_ys), [total.clone() for total in totals]
+
+    def _clocks_of(self, steps: Sequence[Taken]) -> tuple[Tensor, ...]:
+        """Return start and size of each step, on the device."""
+        device = self._clock.device
+        clocks = on_host([(step.t, step.dt) for step in steps], torch.float64, device)
+        return clocks.to(device, non_blocking=True).unbind()
 
     def _kinds(self, steps: Sequence[Taken]) -> set[Kind]:
         tableau = self._tableau
@@ -149,8 +156,3 @@ class RecordedSweep(Sweep):
         self._clock.copy_(self._clocks[n])
         self._works[count, receives]()
         self._stats.nfe_backward += count
-
-
-def clocks_of(steps: Sequence[Taken]) -> Tensor:
-    """Return start and size of the steps, ``(steps, 2)``, on the host."""
-    return torch.tensor([(step.t, step.dt) for step in steps], dtype=torch.float64, device="cpu")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.solvers.base import SolverSettings
 from lightning_modules.solvers.captured.recording import Recorder, Work
-from lightning_modules.solvers.captured.walk import Task, Walk, Walked
+from lightning_modules.solvers.captured.walk import Task, Walk, Walked, on_host
 from lightning_modules.solvers.integration import fixed_places
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.stepping import number
@@ -61,10 +61,10 @@ class FixedWalk(Walk):
             table.append((t, dt))
             landing.append(reached if lands else self._outputs)
             reached += lands
-        # Not pinned, so the host may forget them at once.
-        times = torch.tensor(table, dtype=torch.float64)
+        times = on_host(table, torch.float64, self._device)
         self._table[: len(table)].copy_(times, non_blocking=True)
-        self._landing[: len(table)].copy_(torch.tensor(landing), non_blocking=True)
+        slots = on_host(landing, torch.int64, self._device)
+        self._landing[: len(table)].copy_(slots, non_blocking=True)
         self._next.zero_()
         return reached
 

@@ -54,7 +54,7 @@ class Plan:
         self._method = task.settings.method
         self._sweep: RecordedSweep | None = None
         norm = weakly(norm, field, self._field)
-        with self._static(task.y0), recorder.turn():
+        with self._static(task.y0), recorder.turn(), _fitting():
             self._walk = self._walked(norm, task, outputs, keep)
             self._walk.record(recorder, source, task)
 
@@ -84,7 +84,7 @@ class Plan:
         Raises:
             Unrecordable: If it cannot be recorded.
         """
-        with self._static(y0), self._recorder.turn():
+        with self._static(y0), self._recorder.turn(), _fitting():
             sweep = self._sweep or RecordedSweep(self._field, self._method, y0, parameters)
             try:
                 sweep.record(self._recorder, module, steps, y0.reshape(-1))
@@ -125,7 +125,13 @@ class Plan:
         """
         autocast: dict[str, Any] = autocast_now(y0.device.type)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(**autocast):
-            try:
-                yield
-            except torch.OutOfMemoryError as error:
-                raise Unrecordable(f"its recording does not fit into memory ({error})") from error
+            yield
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Say of a recording for which there is no memory that it cannot be made."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Unrecordable(f"its recording does not fit into memory ({error})") from error

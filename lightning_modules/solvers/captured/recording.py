@@ -6,7 +6,7 @@ Source: the PyTorch manual, "CUDA semantics", section "CUDA Graphs".
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -103,8 +103,23 @@ class CudaRecorder:
             ):
                 work()
         except Exception as error:
+            self._mend()
             raise Unrecordable(f"{type(error).__name__}: {error}") from error
         return graph.replay
+
+    def _mend(self) -> None:
+        """Undo what a failed recording leaves behind in PyTorch.
+
+        Its allocator goes on looking for the recording's memory, and in some versions its
+        generator of random numbers takes itself for recorded until a recording ends well.
+        """
+        with suppress(Exception):
+            index = torch.cuda.current_device()
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        with suppress(Exception):
+            scratch = torch.zeros(1, device=self._device)
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+                scratch.zero_()
 
     @contextmanager
     def _current_stream_kept(self) -> Iterator[torch.cuda.Stream]:

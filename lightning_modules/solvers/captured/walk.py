@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,3 +95,12 @@ class Walk(ABC):
 
     def _index(self, value: int = 0) -> Tensor:
         return torch.full((1,), value, dtype=torch.int64, device=self._device)
+
+
+def on_host(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers on the host, from where a copy to ``device`` waits for nothing.
+
+    Copied with ``non_blocking=True`` they may be forgotten at once: PyTorch's allocator of pinned
+    memory keeps them until the copy is done.
+    """
+    return torch.tensor(values, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
