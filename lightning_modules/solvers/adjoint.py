@@ -7,7 +7,6 @@ then dL/dz(t0) = a(t0) and dL/dθ = g(t0). Between output times it runs interval
 Source: Chen et al. (2018), Section 2, Algorithm 1, Appendices B and C.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,17 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_modules.solvers.augmented import Augmented
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import (
-    autocast_now,
-    check_unchanged,
-    refuse_strangers,
-    versions,
-    vjp,
-)
-from lightning_modules.solvers.state import Layout, check_finite, counted, rms
+from lightning_modules.solvers.replay import autocast_now, check_unchanged, versions
+from lightning_modules.solvers.state import check_finite
 
 
 def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ class _Adjoint(torch.autograd.Function):
         y0 = y0.detach()
         with torch.autocast(**ctx.autocast):
             ys = problem.backend.solve(
-                counted(problem.field, stats),
+                Counted(problem.field, stats),
                 y0,
                 times,
                 _forward_settings(settings),
@@ -85,58 +80,14 @@ class _Adjoint(torch.autograd.Function):
         return None, a, grad_times, *grads
 
 
-class _Augmented:
-    """The field of the backward solve over the vector [z, a, g], and the norm of its error."""
-
-    def __init__(self, problem: Problem, shape: torch.Size, parameters: Sequence[Tensor]) -> None:
-        self.layout = Layout((shape, shape, *(p.shape for p in parameters)))
-        self._problem = problem
-        self._parameters = parameters
-        self._known = set(map(id, parameters))
-        self._sizes = [math.sqrt(max(p.numel(), 1)) for p in parameters]
-
-    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
-        """Return [f, -aᵀ ∂f/∂z, -aᵀ ∂f/∂θ] as a new vector."""
-        out = torch.empty_like(state)
-        self.write(t, state, out)
-        return out
-
-    def write(self, t: Tensor, state: Tensor, out: Tensor) -> None:
-        """Write the same into ``out``, so that a solver's buffer is filled without a copy."""
-        self._problem.stats.nfe_backward += 1
-        z, a, *_ = self.layout.unpack(state)
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            dz = self._problem.field(t.detach(), z)
-        refuse_strangers(dz, z, self._known)
-        out_z, *rest = self.layout.unpack(out)
-        out_z.copy_(dz.detach())
-        for part, pulled in zip(rest, vjp(dz, (z, *self._parameters), a), strict=True):
-            if pulled is None:
-                part.zero_()
-            else:
-                part.copy_(pulled).neg_()
-
-    def norm(self, error: Tensor) -> Tensor:
-        """Return the norm that ``adjoint_norm`` names."""
-        kind = self._problem.settings.adjoint_norm
-        if kind == "rms":
-            return rms(error)
-        z, a, *blocks = self.layout.unpack(error)
-        norms = [self._problem.norm(z), self._problem.norm(a)]
-        if kind == "per_tensor" and blocks:
-            found = torch._foreach_norm(blocks)  # one call for what would be four for each block
-            norms += torch._foreach_div(found, self._sizes)
-        return torch.stack(norms).max()
-
-
 class _Sweep:
     """One backward pass: the way through the intervals."""
 
     def __init__(self, problem: Problem, shape: torch.Size, parameters: Sequence[Tensor]) -> None:
         self._problem = problem
         self._parameters = parameters
-        self._field = _Augmented(problem, shape, parameters)
+        kind = problem.settings.adjoint_norm
+        self._field = Augmented(problem.field, problem.norm, kind, shape, parameters)
 
     def run(
         self, ys: Tensor, grad_ys: Tensor, times: Tensor
@@ -148,14 +99,13 @@ class _Sweep:
         """
         settings, counts = _backward_settings(self._problem.settings), SolveStats()
         layout, norm = self._field.layout, shared(self._field.norm, settings)
+        field = Counted(self._field, self._problem.stats, "nfe_backward")
         a = grad_ys[-1]
         g = tuple(torch.zeros_like(p, dtype=ys.dtype) for p in self._parameters)
         try:
             for i in range(len(times) - 1, 0, -1):
                 start, ends = layout.pack([ys[i], a, *g]), times[i - 1 : i + 1].flip(0)
-                solved = self._problem.backend.solve(
-                    self._field, start, ends, settings, norm, counts
-                )
+                solved = self._problem.backend.solve(field, start, ends, settings, norm, counts)
                 check_finite(solved, ends, settings, counts)
                 # z is not carried on: the stored state is nearer to the truth.
                 _, before_jump, *blocks = layout.unpack(solved[-1])

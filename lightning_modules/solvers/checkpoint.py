@@ -8,23 +8,18 @@ adjoint method", arXiv 2006.02493.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import (
-    autocast_now,
-    check_unchanged,
-    refuse_strangers,
-    versions,
-    vjp,
-)
-from lightning_modules.solvers.state import counted
+from lightning_modules.solvers.replay import Pulls, autocast_now, check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages
 from lightning_modules.solvers.sweep import Sweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
@@ -42,16 +37,58 @@ def solve_checkpointed(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
         States ``(time, *y0.shape)``, once differentiable with respect to ``y0`` and the
         parameters of the field.
     """
-    if times.requires_grad and torch.is_grad_enabled():
+    if torch.is_grad_enabled():
+        return differentiable(Eager(problem), problem, y0, times)
+    # Nothing will be replayed, so nothing is kept.
+    field, settings = Counted(problem.field, problem.stats), problem.settings
+    norm = shared(problem.norm, settings)
+    return problem.backend.solve(field, y0, times, settings, norm, problem.stats)
+
+
+@dataclass(frozen=True)
+class Path:
+    """What the forward solve keeps.
+
+    Args:
+        outputs: States at all output times, ``(time, numbers)``.
+        steps: The accepted steps.
+        starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
+    """
+
+    outputs: Tensor
+    steps: Sequence[Taken]
+    starts: Sequence[Tensor]
+
+
+class Passes(Protocol):
+    """The two passes of a solve whose gradient comes from the accepted states."""
+
+    def forward(self, y0: Tensor, times: Tensor) -> Path:
+        """Solve without a graph."""
+        ...
+
+    def backward(
+        self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the gradients by the initial state, ``(numbers,)``, and by the parameters.
+
+        Args:
+            path: What forward has returned.
+            y0: The initial state.
+            parameters: The parameters of the field.
+            grad_ys: Gradient by the states at the output times, ``(time, numbers)``.
+        """
+        ...
+
+
+def differentiable(passes: Passes, problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
+    """Return the solution, with these passes for itself and for its gradient."""
+    if times.requires_grad:
         raise ValueError(
             "times requires a gradient, which gradient='checkpoint' does not give. Detach it, or "
             "use gradient='adjoint' or 'direct'."
         )
-    if not torch.is_grad_enabled():  # nothing will be replayed, so nothing is kept
-        field, settings = counted(problem.field, problem.stats), problem.settings
-        norm = shared(problem.norm, settings)
-        return problem.backend.solve(field, y0, times, settings, norm, problem.stats)
-    ys: Tensor = _Checkpoint.apply(problem, y0, times, *problem.parameters())
+    ys: Tensor = _Checkpoint.apply(passes, problem, y0, times, *problem.parameters())
     return ys
 
 
@@ -60,36 +97,65 @@ class _Checkpoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, problem: Problem, y0: Tensor, times: Tensor, *parameters: Tensor
+        ctx: Any,
+        passes: Passes,
+        problem: Problem,
+        y0: Tensor,
+        times: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
-        ctx.problem, ctx.parameters, ctx.shape = problem, parameters, y0.shape
-        ctx.autocast = autocast_now(y0.device.type)
+        ctx.passes, ctx.problem, ctx.parameters = passes, problem, parameters
+        ctx.autocast, ctx.shape = autocast_now(y0.device.type), y0.shape
         y0 = y0.detach()
-        field, settings, stats = problem.field, problem.settings, problem.stats
-        stages = BufferedStages(counted(field, stats), TABLEAUS[settings.method], y0)
-        ys, steps, starts = [y0.reshape(-1)], [], []
         with torch.autocast(**ctx.autocast):
-            norm = shared(problem.norm, settings)
-            for step in accepted_steps(stages, y0, times, settings, norm, stats):
-                ys += outputs_of(stages, step)
-                starts.append(step.y0)
-                steps.append(Taken.of(step, stages.tableau))
-        ctx.steps, ctx.buffers = steps, versions(problem)
+            path = passes.forward(y0, times)
+        ctx.steps, ctx.buffers = path.steps, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
-        ctx.save_for_backward(*starts, *parameters)
-        return torch.stack([y.view(y0.shape) for y in ys])
+        ctx.save_for_backward(*path.starts, *parameters)
+        return path.outputs.view(-1, *y0.shape)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
-        starts = ctx.saved_tensors[: len(ctx.steps)]
+        saved = ctx.saved_tensors
+        starts = saved[: len(saved) - len(ctx.parameters)]
+        y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
-        y0 = starts[0].view(ctx.shape)
-        replay = _Replay(ctx.problem, y0, starts, ctx.parameters)
-        sweep = Sweep(replay, replay.tableau, y0)
+        path = Path(grad_ys, ctx.steps, starts)
         with torch.autocast(**ctx.autocast):
-            grad_y0 = sweep.run(ctx.steps, grad_ys.reshape(len(grad_ys), -1))
-        return None, grad_y0.view(ctx.shape), None, *replay.gradients
+            grad_y0, gradients = ctx.passes.backward(
+                path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
+            )
+        return None, None, grad_y0.view(ctx.shape), None, *gradients
+
+
+@dataclass(frozen=True)
+class Eager:
+    """Both passes step by step, as Python goes."""
+
+    problem: Problem
+
+    def forward(self, y0: Tensor, times: Tensor) -> Path:
+        """Solve without a graph."""
+        problem, settings, stats = self.problem, self.problem.settings, self.problem.stats
+        field = Counted(problem.field, stats)
+        stages = BufferedStages(field, TABLEAUS[settings.method], y0)
+        ys, steps, starts = [y0.reshape(-1)], [], []
+        norm = shared(problem.norm, settings)
+        for step in accepted_steps(stages, y0, times, settings, norm, stats):
+            ys += outputs_of(stages, step)
+            starts.append(step.y0)
+            steps.append(Taken.of(step, stages.tableau))
+        return Path(torch.stack(ys), steps, starts)
+
+    def backward(
+        self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Evaluate the steps again, from the last to the first, and go back through them."""
+        starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
+        replay = _Replay(self.problem, y0, starts, parameters)
+        grad_y0 = Sweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
+        return grad_y0, replay.gradients
 
 
 class _Replay(BufferedStages):
@@ -106,10 +172,9 @@ class _Replay(BufferedStages):
         self, problem: Problem, y0: Tensor, starts: Sequence[Tensor], parameters: Sequence[Tensor]
     ) -> None:
         super().__init__(problem.field, TABLEAUS[problem.settings.method], y0)
-        self._stats, self._starts, self._parameters = problem.stats, starts, parameters
-        self._known = set(map(id, parameters))
-        self._graphs: list[tuple[Tensor, Tensor]] = []
-        self.gradients = [torch.zeros_like(p) for p in parameters]
+        self._stats, self._starts = problem.stats, starts
+        self._pulls = Pulls(problem.field, parameters)
+        self.gradients = self._pulls.gradients
 
     def begin(self, n: int, step: Taken, count: int) -> None:
         """Evaluate the first ``count`` slopes of step ``n``."""
@@ -121,19 +186,8 @@ class _Replay(BufferedStages):
 
     def pull(self, i: int, kappa: Tensor) -> Tensor | None:
         """Return g_i and add what reaches the parameters."""
-        y, slope = self._graphs.pop()
-        refuse_strangers(slope, y, self._known)
-        pulled, *shares = vjp(slope, (y, *self._parameters), kappa.view(y.shape))
-        pairs = zip(self.gradients, shares, strict=True)
-        reached = [(total, share) for total, share in pairs if share is not None]
-        if reached:  # one call for all parameters
-            torch._foreach_add_([total for total, _ in reached], [share for _, share in reached])
-        return pulled
+        return self._pulls.pull(kappa)
 
     def _evaluate(self, i: int, t: Tensor, y: Tensor) -> None:
         self._stats.nfe_backward += 1
-        with torch.enable_grad():
-            y = y.detach().requires_grad_()
-            slope = self._field(t, y)
-        self._slopes[i].copy_(slope.detach())
-        self._graphs.append((y, slope))
+        self._slopes[i].copy_(self._pulls.evaluate(t, y))

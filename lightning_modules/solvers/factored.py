@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.replay import check_unchanged, versions
-from lightning_modules.solvers.state import counted
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
 from lightning_modules.solvers.sweep import Sweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -54,7 +54,7 @@ class _Stages(BufferedStages):
     def __init__(
         self, field: FactoredField, tableau: ButcherTableau, y0: Tensor, stats: SolveStats
     ) -> None:
-        super().__init__(counted(field, stats), tableau, y0)
+        super().__init__(Counted(field, stats), tableau, y0)
         self._factored, self._stats = field, stats
         self.notes: list[_Note] = [_Note(0.0, (), y0, None)] * tableau.stages
 

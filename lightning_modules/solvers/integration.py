@@ -55,9 +55,9 @@ def accepted_steps(
         stats: Steps are counted here.
     """
     if stages.tableau.error is None:
-        grid = chain.from_iterable(map(_ticks, grid_pieces(times, settings, stats)))
-        return _fixed_steps(stages, y0.reshape(-1), _ticks(times), grid, stats)
-    walk = _AdaptiveWalk(stages, y0.shape, _ticks(times), settings, norm, stats)
+        places = fixed_places(times, settings, stats)
+        return _fixed_steps(stages, y0.reshape(-1), places, stats)
+    walk = _AdaptiveWalk(stages, y0.shape, ticks_of(times), settings, norm, stats)
     return walk.steps(y0.reshape(-1))
 
 
@@ -68,29 +68,45 @@ def outputs_of(stages: Stages, step: Accepted) -> list[Tensor]:
     return found + [step.y1] * (len(step.fractions) - len(inside))  # the end comes last
 
 
-def _ticks(times: Tensor) -> list[Time]:
+def ticks_of(times: Tensor) -> list[Time]:
     """Return numbers in float64, or scalars with a graph where autograd must reach ``times``."""
     if times.requires_grad and torch.is_grad_enabled():
         return list(times.double().unbind())
     return times.detach().double().tolist()
 
 
-def _fixed_steps(
-    stages: Stages, y: Tensor, ticks: list[Time], grid: Iterable[Time], stats: SolveStats
-) -> Iterator[Accepted]:
-    callbacks, reached = watchers(), 1
+def fixed_places(
+    times: Tensor, settings: SolverSettings, stats: SolveStats
+) -> Iterator[tuple[Time, Time, bool]]:
+    """Return start and size of every step of a fixed-step method, and if it ends at an output.
+
+    Arguments and failures are those of `grid_pieces`.
+    """
+    pieces = grid_pieces(times, settings, stats)
+    return _places(chain.from_iterable(map(ticks_of, pieces)), ticks_of(times))
+
+
+def _places(grid: Iterable[Time], ticks: list[Time]) -> Iterator[tuple[Time, Time, bool]]:
+    reached = 1
     for t, end in pairwise(grid):
         dt = end - t
         if number(dt) == 0.0:  # far from zero, steps within the rounding of times fall together
             continue
+        lands = number(end) == number(ticks[reached])  # the grid holds the output times exactly
+        reached += lands
+        yield t, dt, lands
+
+
+def _fixed_steps(
+    stages: Stages, y: Tensor, places: Iterable[tuple[Time, Time, bool]], stats: SolveStats
+) -> Iterator[Accepted]:
+    callbacks = watchers()
+    for t, dt, lands in places:
         y1 = stages.step(t, dt, y)
         stats.steps_accepted += 1
         for callback in callbacks:
             callback(stages.shown(t, dt, y, y1, math.nan, accepted=True))
-        outputs: tuple[Time | None, ...] = ()
-        if number(end) == number(ticks[reached]):  # the grid holds the output times exactly
-            outputs, reached = (None,), reached + 1
-        yield Accepted(t, dt, y, y1, outputs)
+        yield Accepted(t, dt, y, y1, (None,) if lands else ())
         y = y1
 
 

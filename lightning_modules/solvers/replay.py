@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.solvers.registry import Problem
+from lightning_modules.solvers.registry import Problem, TensorField
 
 
 def autocast_now(device: str) -> dict[str, Any]:
@@ -48,6 +48,40 @@ def vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> Sequence[Te
     if not output.requires_grad:
         return [None] * len(inputs)
     return torch.autograd.grad(output, inputs, vector, allow_unused=True)
+
+
+class Pulls:
+    """Evaluations that keep a graph until they are pulled back, last first.
+
+    Args:
+        field: What is evaluated.
+        parameters: Its parameters; ``gradients`` adds up what reaches them.
+    """
+
+    def __init__(self, field: TensorField, parameters: Sequence[Tensor]) -> None:
+        self._field, self._parameters = field, parameters
+        self._known = set(map(id, parameters))
+        self._graphs: list[tuple[Tensor, Tensor]] = []
+        self.gradients = [torch.zeros_like(p) for p in parameters]
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the slope, without its graph."""
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            slope = self._field(t, y)
+        self._graphs.append((y, slope))
+        return slope.detach()
+
+    def pull(self, kappa: Tensor) -> Tensor | None:
+        """Return κᵀ ∂f/∂y of the evaluation made last, and add what reaches the parameters."""
+        y, slope = self._graphs.pop()
+        refuse_strangers(slope, y, self._known)
+        pulled, *shares = vjp(slope, (y, *self._parameters), kappa.view(y.shape))
+        pairs = zip(self.gradients, shares, strict=True)
+        reached = [(total, share) for total, share in pairs if share is not None]
+        if reached:  # one call for all parameters
+            torch._foreach_add_([total for total, _ in reached], [share for _, share in reached])
+        return pulled
 
 
 def refuse_strangers(output: Tensor, state: Tensor, known: Set[int]) -> None:

@@ -3,7 +3,7 @@
 import math
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +20,14 @@ from lightning_modules.solvers.base import (
     deliver,
 )
 from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.fields import Counted, OnTensors
 from lightning_modules.solvers.registry import (
     FactoredField,
     Norm,
     Problem,
-    TensorField,
     find_backend,
 )
-from lightning_modules.solvers.state import (
-    Layout,
-    check_finite,
-    counted,
-    rms,
-)
+from lightning_modules.solvers.state import Layout, check_finite, rms
 
 
 def odeint(
@@ -79,7 +74,7 @@ def odeint(
         _check_tolerances(settings, start)
     stats = SolveStats()
     deliver(stats)
-    tensor_field = _on_tensors(field, layout)
+    tensor_field = OnTensors(field, layout)
     problem = Problem(
         backend,
         tensor_field,
@@ -98,7 +93,7 @@ def odeint(
     elif backend.factored and layout is None and not recorded and isinstance(field, FactoredField):
         ys = backend.factored(problem, field, start, times)
     else:
-        joint, counting = shared(measure, settings), counted(tensor_field, stats)
+        joint, counting = shared(measure, settings), Counted(tensor_field, stats)
         ys = backend.solve(counting, start, times, settings, joint, stats)
     check_finite(ys, times, settings, stats)
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
@@ -185,37 +180,3 @@ def _constants(field: Field) -> tuple[Tensor, ...]:
 def _shown(ticks: list[float]) -> str:
     shown = ", ".join(f"{tick:.6g}" for tick in ticks[:6])
     return f"[{shown}{', …' if len(ticks) > 6 else ''}]"
-
-
-def _on_tensors(field: Field, layout: Layout | None) -> TensorField:
-    """Return ``field`` over one tensor; tuple states become one vector and back."""
-
-    def on_tensor(t: Tensor, y: Tensor) -> Tensor:
-        dy = field(t, y)
-        _check_derivative(dy, y.shape)
-        return dy.to(y.dtype)  # autocast may have computed it in less
-
-    def on_tuple(t: Tensor, y: Tensor) -> Tensor:
-        assert layout is not None
-        dys = field(t, layout.unpack(y))
-        if not isinstance(dys, tuple | list) or len(dys) != len(layout.shapes):
-            raise ValueError(
-                f"The field must return a tuple of {len(layout.shapes)} tensors, like y0."
-            )
-        for dy, shape in zip(dys, layout.shapes, strict=True):
-            _check_derivative(dy, shape)
-        return layout.pack(dys).to(y.dtype)
-
-    return on_tensor if layout is None else on_tuple
-
-
-def _check_derivative(dy: Any, shape: torch.Size) -> None:
-    if isinstance(dy, Tensor) and dy.is_complex():
-        raise ValueError("The field returned complex numbers. Solve for their real and imaginary "
-                         "parts, as a tuple of two tensors.")  # fmt: skip
-    if not isinstance(dy, Tensor) or dy.shape != shape:
-        given = f"shape {tuple(dy.shape)}" if isinstance(dy, Tensor) else f"a {type(dy).__name__}"
-        raise ValueError(
-            f"The field returned {given} for a state of shape {tuple(shape)}; "
-            "dy/dt must have the shape of y."
-        )

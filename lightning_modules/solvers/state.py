@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
-from lightning_modules.solvers.registry import TensorField
 
 PIECE = 4096  # step ends of a fixed-step method that are made at once, or nearly as many again
 
@@ -37,16 +36,6 @@ class Layout:
     def largest_rms(self, error: Tensor) -> Tensor:
         """Return the largest root mean square of the parts, torchdiffeq's norm of tuples."""
         return torch.stack([rms(part) for part in self.unpack(error)]).max()
-
-
-def counted(field: TensorField, stats: SolveStats) -> TensorField:
-    """Return ``field`` with its evaluations counted as those of the forward solve."""
-
-    def evaluate(t: Tensor, y: Tensor) -> Tensor:
-        stats.nfe_forward += 1
-        return field(t, y)
-
-    return evaluate
 
 
 def rms(error: Tensor) -> Tensor:

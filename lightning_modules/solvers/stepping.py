@@ -124,7 +124,8 @@ class BufferedStages(Stages):
     def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
         """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
         weights = self.tableau.weights_at_all([number(x) for x in xs]).to(self._buffer)
-        return list(torch.addmm(y, weights, self._buffer, alpha=number(dt)).unbind())
+        out = y.new_empty(len(xs), len(y))  # autocast leaves products with an out alone
+        return list(torch.addmm(y, weights, self._buffer, alpha=number(dt), out=out).unbind())
 
     def error(self) -> Tensor:
         """Return the error estimate of the last step over its size."""

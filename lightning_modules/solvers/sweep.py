@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.solvers.integration import Accepted
-from lightning_modules.solvers.stepping import number
+from lightning_modules.solvers.stepping import Time, number
 from lightning_modules.solvers.tableaus import ButcherTableau
 
 
@@ -35,8 +35,8 @@ class Taken:
             ``(outputs, stages)``; None if there were none.
     """
 
-    t: float
-    dt: float
+    t: Time
+    dt: Time
     ends: int
     weights: Tensor | None
 
@@ -125,7 +125,10 @@ class Sweep:
         """
         if step.weights is None:
             return None
-        return step.dt * (step.weights.t() @ grads[: step.inside])
+        grads = grads[: step.inside]
+        out = grads.new_empty(self._tableau.stages, grads.shape[1])
+        # Autocast leaves products with an out alone.
+        return torch.mm(step.weights.t(), grads, out=out).mul_(step.dt)
 
     def _back(
         self,
@@ -137,11 +140,24 @@ class Sweep:
         *,
         last: bool,
     ) -> None:
-        tableau, g = self._tableau, self._g
+        tableau, at_end = self._tableau, self._g[-1]
         inside, ends = grads[: step.inside], grads[step.inside :]
         for grad in ends:
-            g[-1].add_(grad)
+            at_end.add_(grad)
         count = tableau.stages - (tableau.fsal and not (last and step.inside))
+        self._through(n, step, count, shares, inherited)
+        if step.inside:
+            at_end.add_(inside.sum(dim=0))
+
+    def _through(
+        self,
+        n: int,
+        step: Taken,
+        count: int,
+        shares: Tensor | None,
+        inherited: Tensor | None,
+    ) -> None:
+        """Go back through the first ``count`` stages of a step."""
         self._pullbacks.begin(n, step, count)
         for i in range(count - 1, -1, -1):
             kappa = self._cotangent(i, step.dt)
@@ -150,18 +166,15 @@ class Sweep:
             if inherited is not None and i == 0:
                 kappa.add_(inherited)
             self._keep(i, self._pullbacks.pull(i, kappa))
-        before = g.sum(dim=0)
-        if step.inside:
-            before.add_(inside.sum(dim=0))
-        g[-1].copy_(before)
+        self._g[-1].copy_(self._g.sum(dim=0))
 
-    def _cotangent(self, i: int, dt: float) -> Tensor:
-        kappa = self._kappa
-        if len(self._weights[i]):
-            torch.addmv(kappa, self._below[i], self._weights[i], beta=0, alpha=dt, out=kappa)
-        else:
-            kappa.zero_()
-        return kappa
+    def _cotangent(self, i: int, dt: Time) -> Tensor:
+        kappa, weights = self._kappa, self._weights[i]
+        if not len(weights):
+            return kappa.zero_()
+        if isinstance(dt, Tensor):
+            return torch.mv(self._below[i], weights, out=kappa).mul_(dt)
+        return torch.addmv(kappa, self._below[i], weights, beta=0, alpha=dt, out=kappa)
 
     def _keep(self, i: int, pulled: Tensor | None) -> None:
         """Put g_i into its row."""

@@ -8,6 +8,8 @@ on this machine only. Evaluations stand beside them: a ratio counts where they a
 - `example_adjoint`: torchdiffeq's `odeint_adjoint` and a field that concatenates time as a
   channel, both as in the authors' public example: what the others are divided by.
 - `torchdiffeq_…` and `native_…`: our interface and our field, by backend and gradient.
+- `captured_…`: what `native` does, recorded once as CUDA graphs and replayed; recording is not
+  timed. Without a GPU it is `native` itself, so its rows are skipped.
 - `field_floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a
   graph, then with a graph and its vector-Jacobian product, and the stem and head once. No solver
   that evaluates the field as often can be faster.
@@ -42,8 +44,13 @@ OURS = {
     "native_checkpoint": ("native", "checkpoint"),
     "native_adjoint": ("native", "adjoint"),
 }
+CAPTURED = {
+    "captured_checkpoint": ("captured", "checkpoint"),
+    "captured_adjoint": ("captured", "adjoint"),
+}
+NEEDS_A_GPU = "needs a GPU: elsewhere the backend captured is native itself"
 FLOORS = ("field_floor", "convolution_floor")
-ROWS = (REFERENCE, *OURS, *FLOORS)
+ROWS = (REFERENCE, *OURS, *CAPTURED, *FLOORS)
 PROFILED = "native_checkpoint"
 OPERATORS = {
     "convolutions": ("mkldnn_convolution", "convolution_backward", "_slow_conv2d", "cudnn_conv"),
@@ -74,7 +81,8 @@ def run(ctx: Context) -> list[Record]:
     torch.manual_seed(0)
     images = torch.rand(batch, 1, 28, 28, device=ctx.device)
     labels = torch.randint(10, (batch,), device=ctx.device)
-    steps = {name: _step(name, images, labels) for name in (REFERENCE, *OURS)}
+    captured = CAPTURED if images.is_cuda else {}
+    steps = {name: _step(name, images, labels) for name in (REFERENCE, *OURS, *captured)}
     evaluations = {name: step() for name, step in steps.items()}
     work: dict[str, Callable[[], object]] = {**steps}
     for name in FLOORS:
@@ -94,7 +102,10 @@ def run(ctx: Context) -> list[Record]:
         }
     values[PROFILED] |= {f"share_{kind}": 100 * part for kind, part in parts.items()}
     budget = f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}"
-    return ctx.keep("step_time", PROTOCOL, values, settings, budget=budget, unit=_unit)
+    skipped = {name: NEEDS_A_GPU for name in CAPTURED if name not in captured}
+    return ctx.keep(
+        "step_time", PROTOCOL, values, settings, budget=budget, unit=_unit, skipped=skipped
+    )
 
 
 def _unit(metric: str) -> str:
@@ -109,7 +120,8 @@ def table(records: list[Record]) -> "pd.DataFrame":
     """One line per alternative: milliseconds, ratio and evaluations."""
     from reproduce.records import to_frame
 
-    frame = to_frame([r for r in records if not r.metric.startswith("share_")])
+    measured = [r for r in records if r.status == "ok" and not r.metric.startswith("share_")]
+    frame = to_frame(measured)
     wide = frame.pivot_table(index="row", columns="metric", values="value")
     return wide.reindex([row for row in ROWS if row in wide.index])
 
@@ -122,10 +134,10 @@ def plot(records: list[Record]) -> "Figure":
     shares = {r.metric[6:]: r.value for r in records if r.metric.startswith("share_")}
     with plotting.style():
         figure, axes = plotting.subplots(
-            rows=2, size=(10.0, 4.5), height_ratios=(len(ROWS), len(shares))
+            rows=2, size=(10.0, 4.5), height_ratios=(len(ratios), len(shares))
         )
         colour = plotting.OKABE_ITO["blue"]
-        by_row = {row.replace("_", ", "): ratios[row] for row in ROWS}
+        by_row = {row.replace("_", ", "): ratios[row] for row in ROWS if row in ratios}
         _bars(axes[0], by_row, "%.2f", colour)
         axes[0].set_xlabel("time of a training step, relative to the public example's")
         by_kind = {kind.replace("_", " "): share for kind, share in shares.items()}
@@ -149,7 +161,7 @@ def _step(name: str, images: "Tensor", labels: "Tensor") -> Callable[[], tuple[i
 
     from lightning_modules.solvers import collect_stats
 
-    model = _example() if name == REFERENCE else _ours(*OURS[name])
+    model = _example() if name == REFERENCE else _ours(*(OURS | CAPTURED)[name])
     model = model.to(images.device)
     own_count = getattr(model[1], "evaluations", None)
 

@@ -7,18 +7,25 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from host_recorder import MADE, HostRecorder
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.solvers import SolverSettings, Step, collect_stats, odeint, watch_steps
+from lightning_modules.solvers.captured import recording
 
 UPDATES = 20
 TOLERANCE = 1e-4
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 ADAPTIVE = {"backend": "native", "rtol": TOLERANCE, "atol": TOLERANCE}
 FIXED = {"backend": "native", "method": "rk4", "step_size": 0.25}
-TRAININGS = {kind: {**FIXED, "gradient": kind} for kind in GRADIENTS} | {
-    "torchdiffeq": {"method": "rk4_38", "step_size": 0.25, "gradient": "adjoint"}
+TRAININGS: dict[str, dict[str, Any]] = {
+    **{kind: {**FIXED, "gradient": kind} for kind in GRADIENTS},
+    **{
+        f"captured {kind}": {**FIXED, "backend": "captured", "gradient": kind}
+        for kind in ("checkpoint", "adjoint")
+    },
+    "torchdiffeq": {"method": "rk4_38", "step_size": 0.25, "gradient": "adjoint"},
 }
 
 
@@ -77,6 +84,7 @@ def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     x, found = batch().chunk(2)[rank], {}
+    recording.RECORDERS["cpu"] = HostRecorder  # this process is the test's own
     for name, settings in TRAININGS.items():
         model = DistributedDataParallel(Model(**settings))
         train(model, x)
@@ -89,6 +97,7 @@ def one_rank(rank: int, folder: str) -> None:
             found[f"steps {kind} {sync}"] = steps_taken(
                 x, **ADAPTIVE, gradient=kind, sync_norm=sync
             )
+    found["replays"] = torch.tensor([recorder.replays for recorder in MADE])
     found["steps torchdiffeq"] = evaluations_of_torchdiffeq(x)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -126,6 +135,10 @@ def test_two_processes_train_like_one_with_fixed_steps(
         for rank in ranks:
             after = rank[f"weights {name}"][n]
             torch.testing.assert_close(after, parameter.detach(), rtol=0, atol=1e-10)
+
+
+def test_recorded_solves_were_replayed_under_ddp(ranks: list[dict[str, Any]]) -> None:
+    assert all(len(rank["replays"]) == 3 and rank["replays"].all() for rank in ranks)
 
 
 @pytest.mark.parametrize("kind", GRADIENTS)

@@ -269,6 +269,22 @@ def test_autocast_on_a_gpu_leaves_the_state_in_its_dtype(stages: Any) -> None:
     assert set(seen) == {torch.float32}
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_autocast_reaches_no_sum_of_the_solver(gradient: str) -> None:
+    """Decay has no operator that autocast touches: what it returns must not change by a bit."""
+    times = torch.tensor([0.0, 0.3, 1.0])
+    found = []
+    for enabled in (False, True):
+        y0, field = torch.linspace(-2, 2, 8).requires_grad_(), Decay(torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            ys = odeint(field, y0, times, native(gradient=gradient)).ys
+            ys.pow(3).sum().backward()
+            with torch.no_grad():
+                unrecorded = odeint(field, y0, times, native(gradient=gradient)).ys
+        found.append((ys.detach(), unrecorded, y0.grad, field.k.grad))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_one_norm_over_everything_takes_other_steps_than_the_largest_of_each() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 100), nn.Tanh(), nn.Linear(100, 2)).double()

@@ -1,0 +1,123 @@
+"""What a recording would silently get wrong, found while the work runs once as usual.
+
+A CUDA graph that is recorded over a synchronisation leaves the process in a bad state, and one
+over random numbers or over a field that counts its calls replays something else than the field.
+So the work is rehearsed before it is recorded, on any device by the same rules.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from lightning_modules.solvers.identity import (
+    Unrecordable,
+    fingerprint,
+    tensors_of,
+    written,
+)
+
+_INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+
+
+class Inspector(TorchDispatchMode):
+    """Raises `Unrecordable` at the first operator that a recording cannot hold.
+
+    Args:
+        device: Where the state is; every tensor must be there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Look at an operator before it runs."""
+        self._check(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _check(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        name = func.name().split(".")[0]
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Unrecordable(f"it draws random numbers ({name})")
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+        by_values = torch.Tag.data_dependent_output in func.tags
+        by_values |= torch.Tag.dynamic_output_shape in func.tags and name != "aten::index"
+        by_values |= name in _INDEXING and any(x.dtype in _MASKS for x in given[1:])
+        if by_values:
+            raise Unrecordable(f"what it does depends on the values of a tensor ({name})")
+        elsewhere = {x.device for x in given} | {kwargs.get("device") or self._device}
+        elsewhere = {place for place in elsewhere if place.type != self._device.type}
+        if elsewhere:
+            raise Unrecordable(f"it uses tensors on {elsewhere.pop()} ({name})")
+
+
+_MASKS = (torch.bool, torch.uint8)
+
+
+def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) -> None:
+    """Run ``work`` once and leave ``module`` as it was.
+
+    Args:
+        work: What will be recorded.
+        module: The field that it evaluates.
+        device: Where its tensors are.
+
+    Raises:
+        Unrecordable: If it synchronises, draws random numbers, decides by the values of tensors,
+            fails, or if the module is not afterwards what it was before.
+    """
+    with _restored(module):
+        before, writes = fingerprint(module), written(module)
+        try:
+            with _without_waiting(device), Inspector(device):
+                work()
+        except Unrecordable:
+            raise
+        except Exception as error:  # of the field's own, or of a wait that was forbidden
+            raise Unrecordable(f"{type(error).__name__}: {error}") from error
+        if fingerprint(module) != before:
+            raise Unrecordable("evaluating it changes its attributes")
+        if written(module) != writes:
+            raise Unrecordable("evaluating it writes to its buffers, as batch norms in training")
+
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Undo what happens inside to the attributes of a module and to its tensors."""
+    parts = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
+    own = set(map(id, module.parameters()))
+    others = [x for x in tensors_of(module) if id(x) not in own and not x.is_inference()]
+    copies = [(x, x._version, x.clone()) for x in others]
+    try:
+        yield
+    finally:
+        for part, attributes, buffers in parts:
+            for name in part.__dict__.keys() - attributes.keys():
+                del part.__dict__[name]
+            part.__dict__.update(attributes)
+            part._buffers.update(buffers)
+        with torch.no_grad():
+            for tensor, version, copy in copies:
+                if tensor._version != version:
+                    tensor.copy_(copy)
+
+
+@contextmanager
+def _without_waiting(device: torch.device) -> Iterator[None]:
+    """Make PyTorch raise where the host would wait for the GPU, inside operators too."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)

@@ -1,0 +1,166 @@
+"""Which solves are recorded, and where the recordings are kept."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Hashable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
+
+from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.captured.plan import Plan
+from lightning_modules.solvers.captured.recording import RECORDERS
+from lightning_modules.solvers.captured.walk import Task
+from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_key
+from lightning_modules.solvers.registry import Norm
+from lightning_modules.solvers.replay import autocast_now
+from lightning_modules.solvers.watching import watchers
+
+MOST_PLANS = 8
+"""Recordings kept for one field, each with memory of its own; the one used last stays longest."""
+MOST_SEEN = 64
+"""Kinds of solves remembered that were met once, or that cannot be recorded."""
+MOST_OUTPUT_BYTES = 2**28
+"""States at output times; a solve with more of them is not recorded."""
+
+
+@dataclass
+class _OfField:
+    """What is known of one field."""
+
+    plans: OrderedDict[Hashable, Plan] = field(default_factory=OrderedDict)
+    seen: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
+    refused: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
+    warned: bool = False
+
+    def refuse(self, module: nn.Module, key: Hashable, reason: Unrecordable) -> None:
+        """Solve such as this one step by step from now on, and say so once."""
+        self.plans.pop(key, None)
+        _remember(self.refused, key)
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"{type(module).__name__} is solved step by step, not from a recording: "
+                f"{str(reason).rstrip('.')}. "
+                "backend='native' is the same without this warning.",
+                stacklevel=2,
+            )
+
+
+_FIELDS: MutableMapping[nn.Module, _OfField] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan, and what to tell if it does not hold after all."""
+
+    plan: Plan
+    module: nn.Module
+    key: Hashable
+
+    def refuse(self, reason: Unrecordable) -> None:
+        """Solve such as this one step by step from now on."""
+        _FIELDS[self.module].refuse(self.module, self.key, reason)
+
+
+def find(
+    counted: object, y0: Tensor, times: Tensor, settings: SolverSettings, norm: Norm, keep: bool
+) -> Found | None:
+    """Return how to replay a solve, None where it is to be made step by step.
+
+    A solve of its kind, field, shape and settings, is made step by step the first time and
+    recorded the second: a last, smaller batch or a field that lives for one solve costs nothing.
+
+    Args:
+        counted: The field as a backend gets it.
+        y0: Initial state.
+        times: Output times.
+        settings: Method and tolerances.
+        norm: Error norm.
+        keep: Whether a backward pass will follow.
+    """
+    if not isinstance(counted, Counted) or not isinstance(counted.field, Recordable):
+        return None
+    on_tensors, module = counted.field, counted.field.source
+    if not isinstance(module, nn.Module) or not _may_replay(y0, settings):
+        return None
+    known = _FIELDS.setdefault(module, _OfField())
+    outputs = _room(len(times) - 1)
+    if outputs * y0.numel() * y0.element_size() > MOST_OUTPUT_BYTES:
+        return None
+    try:
+        fixed = (on_tensors.key(), norm_key(norm), fingerprint(module))
+    except (Unrecordable, RecursionError) as reason:
+        known.refuse(module, None, Unrecordable(str(reason)))
+        return None
+    key = (*fixed, *_kind(y0, settings), outputs, keep)
+    if key in known.refused:
+        return None
+    if key not in known.plans:
+        if not _remember(known.seen, key):
+            return None
+        task = Task(y0, times.double().tolist(), settings, SolveStats(), counted, times)
+        try:
+            recorder = RECORDERS[y0.device.type](y0.device)
+            known.plans[key] = Plan(recorder, on_tensors, norm, task, outputs, keep)
+        except Unrecordable as reason:
+            known.refuse(module, key, reason)
+            return None
+        _trim(known.plans, MOST_PLANS)
+    known.plans.move_to_end(key)
+    return Found(known.plans[key], module, key)
+
+
+def _may_replay(y0: Tensor, settings: SolverSettings) -> bool:
+    """Return whether nobody looks on whom a replay would not reach."""
+    if y0.device.type not in RECORDERS or type(y0) not in (Tensor, nn.Parameter):
+        return False
+    watched = watchers() or _len_torch_dispatch_stack() or _has_any_global_hook()
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    traced = torch.compiler.is_compiling() or (
+        y0.is_cuda and torch.cuda.is_current_stream_capturing()
+    )
+    return not (settings.sync_norm or watched or transformed or traced)
+
+
+def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:
+    """Return what is recorded of a solve beside the field."""
+    autocast: dict[str, Any] = autocast_now(y0.device.type)
+    return (
+        settings.method,
+        settings.rtol,
+        settings.atol,
+        y0.shape,
+        y0.dtype,
+        y0.device,
+        autocast["enabled"] and autocast["dtype"],
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _room(outputs: int) -> int:
+    """Return a power of two, so that a few times more or less are the same kind of solve."""
+    return 1 << (outputs - 1).bit_length()
+
+
+def _remember(kinds: OrderedDict[Hashable, None], key: Hashable) -> bool:
+    """Note a kind; return whether it was known."""
+    known = key in kinds
+    kinds[key] = None
+    kinds.move_to_end(key)
+    _trim(kinds, MOST_SEEN)
+    return known
+
+
+def _trim(kept: OrderedDict[Hashable, Any], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)

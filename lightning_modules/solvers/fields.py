@@ -1,0 +1,117 @@
+"""The field as a backend gets it: over one tensor, its evaluations counted."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers.base import Field, SolveStats
+from lightning_modules.solvers.registry import TensorField
+from lightning_modules.solvers.state import Layout
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """A field over one tensor of which is known what it is made of.
+
+    Two of them with the same ``source`` and ``key`` compute the same function, so that what was
+    recorded of one can be replayed for the other.
+    """
+
+    @property
+    def source(self) -> Field:
+        """The user's field."""
+        ...
+
+    def key(self) -> Hashable:
+        """Return what beside the source it depends on."""
+        ...
+
+    def on(self, field: Field) -> TensorField:
+        """Return the same over another reference to the user's field."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnTensors:
+    """A user's field over one tensor; tuple states become one vector and back.
+
+    Args:
+        source: The user's field.
+        layout: How the parts of a tuple state lie in the vector; None for one tensor.
+    """
+
+    source: Field
+    layout: Layout | None
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
+        if self.layout is not None:
+            return self._on_tuple(self.layout, t, y)
+        dy = self.source(t, y)
+        _check_derivative(dy, y.shape)
+        return dy.to(y.dtype)
+
+    def _on_tuple(self, layout: Layout, t: Tensor, y: Tensor) -> Tensor:
+        dys = self.source(t, layout.unpack(y))
+        if not isinstance(dys, tuple | list) or len(dys) != len(layout.shapes):
+            raise ValueError(
+                f"The field must return a tuple of {len(layout.shapes)} tensors, like y0."
+            )
+        for dy, shape in zip(dys, layout.shapes, strict=True):
+            _check_derivative(dy, shape)
+        return layout.pack(dys).to(y.dtype)
+
+    def key(self) -> Hashable:
+        """Return what beside the source it depends on."""
+        return "field", self.layout
+
+    def on(self, field: Field) -> "OnTensors":
+        """Return the same over another reference to the user's field."""
+        return OnTensors(field, self.layout)
+
+
+class Counted:
+    """A field whose evaluations are counted; it writes in place where the field does.
+
+    Args:
+        field: What is evaluated.
+        stats: Counted up here.
+        name: Which of the counts.
+    """
+
+    def __init__(self, field: TensorField, stats: SolveStats, name: str = "nfe_forward") -> None:
+        self.field = field
+        self._stats, self._name = stats, name
+        self._write = getattr(field, "write", None)
+        if self._write is not None:
+            self.write = self._written
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt."""
+        self.count(1)
+        return self.field(t, y)
+
+    def count(self, evaluations: int) -> None:
+        """Count evaluations that were made elsewhere."""
+        counted = getattr(self._stats, self._name) + evaluations
+        setattr(self._stats, self._name, counted)
+
+    def _written(self, t: Tensor, y: Tensor, out: Tensor) -> None:
+        self.count(1)
+        assert self._write is not None
+        self._write(t, y, out)
+
+
+def _check_derivative(dy: Any, shape: torch.Size) -> None:
+    if isinstance(dy, Tensor) and dy.is_complex():
+        raise ValueError("The field returned complex numbers. Solve for their real and imaginary "
+                         "parts, as a tuple of two tensors.")  # fmt: skip
+    if not isinstance(dy, Tensor) or dy.shape != shape:
+        given = f"shape {tuple(dy.shape)}" if isinstance(dy, Tensor) else f"a {type(dy).__name__}"
+        raise ValueError(
+            f"The field returned {given} for a state of shape {tuple(shape)}; "
+            "dy/dt must have the shape of y."
+        )

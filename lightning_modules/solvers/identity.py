@@ -1,0 +1,134 @@
+"""When what was recorded of a field still stands for it.
+
+A recording holds memory addresses and the numbers of the host that were read when it was made. It
+stands for a field as long as the field's tensors lie where they lay, whatever they hold, and its
+other attributes are what they were. What a field reads beside its own attributes, globals and the
+inner state of objects it refers to, is not seen and must not change.
+"""
+
+import enum
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.solvers.registry import Norm
+from lightning_modules.solvers.state import Layout
+
+
+class Unrecordable(Exception):
+    """Something that cannot be recorded once and replayed; the message says why."""
+
+
+PLAIN = frozenset(
+    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
+)
+# Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads.
+OWN = frozenset(nn.Module().__dict__) - {"training"}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def fingerprint(module: nn.Module) -> Hashable:
+    """Return what of a module a recording depends on, without the values in its tensors.
+
+    Raises:
+        Unrecordable: If there are hooks, which a replay would not call, or attributes of which
+            nobody can tell whether they have changed.
+    """
+    marks: list[Hashable] = []
+    for part in module.modules():
+        own = part.__dict__
+        if any(own.get(hooks) for hooks in HOOKS):
+            raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
+        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
+            marks.append(None if tensor is None else _tensor(tensor))
+        for attribute, value in own.items():
+            if attribute not in OWN:
+                marks.append(attribute)
+                # 1, 1.0 and True are equal and not the same.
+                marks.append((type(value), value) if type(value) in PLAIN else _mark(value))
+    return tuple(marks)
+
+
+def written(module: nn.Module) -> tuple[int, ...]:
+    """Return how often each tensor of the module was written to."""
+    return tuple(0 if x.is_inference() else x._version for x in tensors_of(module))
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters, buffers and other attributes that are tensors."""
+    yield from module.parameters()
+    yield from module.buffers()
+    for part in module.modules():
+        yield from (value for value in part.__dict__.values() if isinstance(value, Tensor))
+
+
+def norm_key(norm: Norm) -> Hashable:
+    """Return what tells an error norm from others.
+
+    Raises:
+        Unrecordable: If it belongs to an object of which that is not known.
+    """
+    owner, function = getattr(norm, "__self__", None), getattr(norm, "__func__", norm)
+    if owner is None:
+        return _reference(function)
+    if isinstance(owner, Layout):
+        return function, owner
+    if isinstance(owner, nn.Module):
+        return function, _reference(owner), fingerprint(owner)
+    key = getattr(owner, "key", None)
+    if key is None:
+        raise Unrecordable(f"the error norm belongs to a {type(owner).__name__}")
+    return function, key()
+
+
+def weakly(norm: Norm, field: object, weak: object) -> Norm:
+    """Return the norm without a reference that keeps its owner alive.
+
+    Args:
+        norm: Of which `norm_key` has told what it is.
+        field: What may own it.
+        weak: The same over a weak reference, which owns it then.
+    """
+    owner, function = getattr(norm, "__self__", None), getattr(norm, "__func__", None)
+    if owner is None or function is None or isinstance(owner, Layout):
+        return norm
+    return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
+
+
+def _tensor(x: Tensor) -> Hashable:
+    if type(x) not in (Tensor, nn.Parameter):
+        raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
+    if x._backward_hooks:
+        raise Unrecordable("a parameter has hooks, which a replay would not call")
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+
+
+def _mark(value: Any) -> Hashable:
+    if type(value) in PLAIN or isinstance(value, enum.Enum):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return _tensor(value)
+    if isinstance(value, nn.Module):
+        return fingerprint(value)
+    if isinstance(value, dict):
+        return tuple((_mark(key), _mark(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value), tuple(map(_mark, value))
+    if isinstance(value, types.MethodType):
+        return value.__func__, _reference(value.__self__)
+    return _reference(value)
+
+
+def _reference(value: Callable[..., Any] | object) -> Hashable:
+    """Return what equals itself as long as ``value`` lives, and nothing else ever."""
+    try:
+        reference = weakref.ref(value)
+        hash(reference)
+    except TypeError:
+        kind = type(value).__name__
+        raise Unrecordable(f"it has a {kind}, of which changes would go unseen") from None
+    return reference

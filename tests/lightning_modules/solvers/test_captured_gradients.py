@@ -1,0 +1,195 @@
+"""Gradients of recorded solves are the native backend's, whatever happens between the passes."""
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from host_recorder import HostRecorder, recorders
+from problems import Net
+from torch import Tensor, nn
+
+from lightning_modules.solvers import SolverSettings, SolveStats, odeint
+from lightning_modules.solvers.native_backend import methods
+
+__all__ = ["recorders"]
+GRADIENTS = ("checkpoint", "adjoint")
+GRIDS = ([0.0, 1.0], [1.0, 0.2, -0.5], [i / 8 for i in range(9)])
+UNIT = torch.tensor([0.0, 1.0]).double()
+
+
+def settings(backend: str = "captured", method: str = "dopri5", **more: Any) -> SolverSettings:
+    fixed = methods()[method] == "fixed"
+    return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
+
+
+def start(size: int = 5, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 2, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def gradients(
+    net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT
+) -> tuple[list[Tensor], SolveStats]:
+    """Return states and gradients; every output time weighs differently."""
+    solution = odeint(net, y0, times, chosen)
+    weights = torch.arange(1.0, len(times) + 1, dtype=y0.dtype)
+    loss = (weights * solution.ys.pow(2).flatten(1).sum(dim=1)).sum()
+    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return [solution.ys.detach(), *found], solution.stats
+
+
+def recorded(net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT) -> None:
+    """Solve twice: the second solve of a kind is recorded."""
+    for _ in range(2):
+        gradients(net, y0, chosen, times)
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{len(grid)}_times")
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("method", methods())
+def test_gradients_and_their_cost_are_the_native_ones(
+    method: str, gradient: str, grid: list[float], recorders: list[HostRecorder]
+) -> None:
+    net, y0, times = Net(), start(), torch.tensor(grid).double()
+    expected = gradients(net, y0, settings("native", method, gradient=gradient), times)
+    chosen = settings(method=method, gradient=gradient)
+    recorded(net, y0, chosen, times)
+    found = gradients(net, y0, chosen, times)
+    assert found[1] == expected[1]
+    same(found[0], expected[0])
+    assert len(recorders) == {"checkpoint": 1, "adjoint": 2}[gradient]
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_two_forward_passes_may_come_before_their_backward_passes(
+    gradient: str, recorders: list[HostRecorder]
+) -> None:
+    """What a graph leaves in its static memory must not be what backward reads."""
+    net, starts = Net(), [start(seed=seed) for seed in (1, 2, 3)]
+    recorded(net, starts[0], settings(gradient=gradient))
+    found = []
+    for backend in ("native", "captured"):
+        solutions = [odeint(net, y0, UNIT, settings(backend, gradient=gradient)) for y0 in starts]
+        losses = [solution.ys.pow(2).sum() for solution in solutions]
+        pairs = zip(losses, starts, strict=True)
+        found.append([torch.autograd.grad(loss, y0)[0] for loss, y0 in pairs])
+        found[-1] += [solution.ys.detach() for solution in solutions]
+    same(*found)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_training_is_that_of_the_native_backend(
+    gradient: str, recorders: list[HostRecorder]
+) -> None:
+    """Weights change in place between solves, and are loaded in place in the middle."""
+    weights = []
+    for backend in ("native", "captured"):
+        net, chosen = Net(), settings(backend, gradient=gradient)
+        optimizer = torch.optim.Adam((p for p in net.parameters() if p.requires_grad), lr=0.05)
+        early = copy.deepcopy(net.state_dict())
+        for step in range(6):
+            if step == 4:
+                net.load_state_dict(early)
+            optimizer.zero_grad()
+            odeint(net, start(seed=step), UNIT, chosen).ys[-1].square().mean().backward()
+            optimizer.step()
+        weights.append([p.detach() for p in net.parameters()])
+    same(*weights)
+    assert len(recorders) == {"checkpoint": 1, "adjoint": 2}[gradient]
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_replaced_weights_are_recorded_anew(gradient: str, recorders: list[HostRecorder]) -> None:
+    net, y0, chosen = Net(), start(), settings(gradient=gradient)
+    recorded(net, y0, chosen)
+    made = len(recorders)
+    other = {name: value + 0.1 for name, value in net.state_dict().items()}
+    net.load_state_dict(other, assign=True)
+    for p in net.parameters():
+        p.requires_grad_(p is not net.frozen)
+    expected = gradients(net, y0, settings("native", gradient=gradient))
+    for _ in range(3):
+        found = gradients(net, y0, chosen)
+        same(found[0], expected[0])
+    assert len(recorders) == 2 * made
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_freezing_a_weight_is_another_gradient(
+    gradient: str, recorders: list[HostRecorder]
+) -> None:
+    net, y0, chosen = Net(), start(), settings(gradient=gradient)
+    recorded(net, y0, chosen)
+    net.first.weight.requires_grad_(False)
+    expected = gradients(net, y0, settings("native", gradient=gradient))
+    for _ in range(3):
+        same(gradients(net, y0, chosen)[0], expected[0])
+
+
+def test_a_smaller_batch_is_solved_step_by_step_until_it_comes_again(
+    recorders: list[HostRecorder],
+) -> None:
+    net, chosen = Net(), settings(gradient="checkpoint")
+    recorded(net, start(8), chosen)
+    for epoch in range(2):
+        expected = gradients(net, start(3), settings("native", gradient="checkpoint"))
+        found = gradients(net, start(3), chosen)
+        assert len(recorders) == 1 + epoch
+        same(found[0], expected[0])
+        gradients(net, start(8), chosen)
+    assert len(recorders) == 2
+
+
+def test_what_changes_between_the_passes_is_noticed(recorders: list[HostRecorder]) -> None:
+    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    recorded(net, y0, chosen)
+    ys = odeint(net, y0, UNIT, chosen).ys
+    with torch.no_grad():
+        net.first.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        ys.sum().backward()
+
+
+def test_backward_twice_gives_the_gradient_twice(recorders: list[HostRecorder]) -> None:
+    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    recorded(net, y0, chosen)
+    solution = odeint(net, y0, UNIT, chosen)
+    solution.ys[-1].sum().backward(retain_graph=True)
+    assert y0.grad is not None
+    once = y0.grad.clone()
+    solution.ys[-1].sum().backward()
+    torch.testing.assert_close(y0.grad, 2 * once)
+
+
+def test_direct_gradients_may_be_differentiated_again(recorders: list[HostRecorder]) -> None:
+    """They are those of autograd's own graph, which nothing recorded has."""
+    net, y0 = Net(), start()
+    for _ in range(3):
+        ys = odeint(net, y0, UNIT, settings(gradient="direct")).ys
+        (first,) = torch.autograd.grad(ys[-1].square().sum(), y0, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), y0)
+        assert float(second.abs().sum()) > 0
+    assert not recorders
+
+
+def test_hidden_weights_are_refused_as_natively(recorders: list[HostRecorder]) -> None:
+    hidden = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    class Hiding(nn.Module):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return -y * hidden
+
+    field, chosen = Hiding(), settings(gradient="checkpoint")
+    for _ in range(3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the recording that was not to be
+            loss = odeint(field, start(), UNIT, chosen).ys.sum()
+        with pytest.raises(RuntimeError, match="requires a gradient and is no parameter"):
+            loss.backward()
