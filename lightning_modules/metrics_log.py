@@ -119,5 +119,7 @@ class MetricsLog(Logger):
 
 def _text(columns: list[str], lines: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    csv.DictWriter(text, columns, lineterminator="\r\n").writerows(lines)
+    # Of a column that came behind the checkpoint, the lines before it have nothing to keep.
+    writer = csv.DictWriter(text, columns, lineterminator="\r\n", extrasaction="ignore")
+    writer.writerows(lines)
     return text.getvalue()

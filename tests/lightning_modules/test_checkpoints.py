@@ -154,6 +154,20 @@ def test_a_log_has_a_column_for_every_metric_and_begins_anew_with_the_training(
     assert (tmp_path / "metrics.csv").read_text().split() == ["d,step", "4.0,0"]
 
 
+def test_a_column_that_came_behind_a_checkpoint_is_dropped_with_its_lines(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log_metrics({"a": 1.0}, 0)
+    state = log.state()
+    before = (tmp_path / "metrics.csv").read_text()
+    log.log_metrics({"test/loss": 2.0}, 1)
+    after = (tmp_path / "metrics.csv").read_text()
+    resumed = MetricsLog(tmp_path)
+    resumed.go_on(state)
+    assert (tmp_path / "metrics.csv").read_text() == before
+    resumed.log_metrics({"test/loss": 2.0}, 1)
+    assert (tmp_path / "metrics.csv").read_text() == after
+
+
 def test_sigterm_leaves_a_checkpoint_of_that_very_update(tmp_path: Path) -> None:
     model = Line(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit):
