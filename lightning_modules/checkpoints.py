@@ -1,5 +1,6 @@
 """Checkpoints between any two updates, from which a training goes on as if never interrupted."""
 
+import errno
 import io
 import os
 import re
@@ -8,7 +9,9 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -182,7 +185,11 @@ class WholeCheckpoints(TorchCheckpointIO):
 def newest(folder: Path) -> Path | None:
     """Return the newest checkpoint in a folder that is whole, or None; remove those that are not.
 
-    One that was cut short, or whose bytes have changed, is told of on stderr. Nothing is unpacked.
+    One that was cut short, or whose bytes have changed, is told of on stderr. One that would run
+    code is whole; loading it says so.
+
+    Raises:
+        OSError: If one that is there cannot be read.
     """
     for name in (LAST, PREVIOUS):
         path = folder / name
@@ -197,10 +204,27 @@ def newest(folder: Path) -> Path | None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error):
+        return _sums_agree(path) and _can_be_loaded(path)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
         return False
+    except OSError as error:
+        # Another rank has removed it, or it tells of places before its beginning.
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return False
+        raise
+
+
+def _sums_agree(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        return stored and archive.testzip() is None
+
+
+def _can_be_loaded(path: Path) -> bool:
+    """Read what the archive says of itself, which has no check sum, and none of the tensors."""
+    with suppress(UnpicklingError):
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return True
 
 
 def _interval(every: str) -> tuple[float, int]:

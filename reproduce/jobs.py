@@ -394,7 +394,8 @@ def _result(job: Job, folder: Path, code: int) -> Result:
     summary = _summary(folder)
     if summary and (code == 0 or summary["status"] != "ok"):
         return Result(job, folder, **summary)
-    lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in log.splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "no output"
     if code == BAD_COMMAND_LINE:
         raise BadSettings(f"{job.experiment}, row {job.row}: {_refusal(lines)}")

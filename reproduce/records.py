@@ -83,6 +83,8 @@ class Record:
     def __post_init__(self) -> None:
         value = int(self.value) if isinstance(self.value, Integral) else float(self.value)
         object.__setattr__(self, "value", value)  # NumPy's and torch's scalars become plain
+        # A hint repeats what a training printed, with the colours that a model of the user's uses.
+        object.__setattr__(self, "hint", _CONTROL.sub(" ", self.hint))
         if self.status not in get_args(Status):
             choices = ", ".join(get_args(Status))
             given = tables.shown(self.status)

@@ -91,6 +91,46 @@ def test_of_a_broken_checkpoint_the_one_before_is_taken(
     assert newest(tmp_path / "nowhere") is None
 
 
+def test_whatever_byte_of_a_checkpoint_has_changed_it_is_not_taken_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In every tenth place: of padding, nobody has to know."""
+    path, state = tmp_path / LAST, {"weight": torch.arange(4.0), "epoch": 3}
+    torch.save(state, path)
+    content = path.read_bytes()
+    for at in range(0, len(content), 10):
+        for mask in (1, 8, 128, 255):
+            path.write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+            if newest(tmp_path) is not None:
+                found = torch.load(path, weights_only=True)
+                assert torch.equal(found["weight"], state["weight"])
+                assert found["epoch"] == 3
+
+
+def test_a_checkpoint_that_another_rank_removes_meanwhile_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({}, tmp_path / PREVIOUS)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: self.name == LAST or exists(self))
+    assert newest(tmp_path) == tmp_path / PREVIOUS
+
+
+def test_a_checkpoint_that_cannot_be_read_or_would_run_code_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"code": Line}, tmp_path / LAST)
+    assert newest(tmp_path) == tmp_path / LAST
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("lightning_modules.checkpoints.zipfile.ZipFile", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        newest(tmp_path)
+    assert (tmp_path / LAST).exists()
+
+
 @pytest.mark.parametrize("written", [LAST, "metrics.csv"])
 def test_a_full_disk_ends_the_training_by_name_and_leaves_what_was_good(
     written: str, tmp_path: Path
@@ -161,6 +201,20 @@ def test_a_log_has_a_column_for_every_metric_and_begins_anew_with_the_training(
     assert (tmp_path / "metrics.csv").read_text().split() == lines
     MetricsLog(tmp_path).log_metrics({"d": 4.0}, 0)
     assert (tmp_path / "metrics.csv").read_text().split() == ["d,step", "4.0,0"]
+
+
+def test_a_column_that_came_behind_a_checkpoint_is_dropped_with_its_lines(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log_metrics({"a": 1.0}, 0)
+    state = log.state()
+    before = (tmp_path / "metrics.csv").read_text()
+    log.log_metrics({"test/loss": 2.0}, 1)
+    after = (tmp_path / "metrics.csv").read_text()
+    resumed = MetricsLog(tmp_path)
+    resumed.go_on(state)
+    assert (tmp_path / "metrics.csv").read_text() == before
+    resumed.log_metrics({"test/loss": 2.0}, 1)
+    assert (tmp_path / "metrics.csv").read_text() == after
 
 
 def test_sigterm_leaves_a_checkpoint_of_that_very_update(tmp_path: Path) -> None:

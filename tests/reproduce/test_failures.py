@@ -119,6 +119,18 @@ def test_an_end_without_a_summary_has_its_kind(
     assert said in result.hint
 
 
+def test_whatever_a_training_printed_last_its_row_can_be_read_again(
+    tmp_path: Path, child: Any
+) -> None:
+    child("os.write(1, b'\\x1b[31mno\\0luck \\xe2\\x82'); sys.exit(1)")
+    result = _run(tmp_path)
+    row = Record("table1", "mlp", "test_error", math.nan, "%", 0, "smoke", 1, "", "", "cpu",
+                 JOB.run, result.status, result.hint)  # fmt: skip
+    records.append(tmp_path / "smoke.csv", [row])
+    (again,) = records.read(tmp_path / "smoke.csv")
+    assert again.hint == row.hint == " [31mno luck \N{REPLACEMENT CHARACTER}"
+
+
 def test_a_disk_that_is_full_for_the_command_itself_is_a_result_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Where trainings run, from what the command line says."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -173,6 +174,33 @@ def test_a_run_folder_survives_the_way_to_another_machine(tmp_path: Path) -> Non
     (tmp_path / "there" / ".lock").touch()
     assert run_files.pack(tmp_path / "there") == files
     assert run_files.pack(tmp_path / "nowhere") == {}
+
+
+def test_a_run_is_finished_at_home_when_all_of_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def replace(source: Path, target: Path) -> None:
+        written.append(target.name)
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    names = ["summary.json", "checkpoints/last.ckpt", "log.txt", "metrics.csv", "job.yaml"]
+    run_files.unpack(dict.fromkeys(names, b""), tmp_path)
+    assert written == ["job.yaml", "metrics.csv", "log.txt", "last.ckpt", "summary.json"]
+
+
+def test_a_file_that_another_command_has_just_removed_is_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"step")
+    gone = [tmp_path / "summary.json"]
+    glob = Path.glob
+    monkeypatch.setattr(
+        Path, "glob", lambda self, what: gone if what == "*.json" else glob(self, what)
+    )
+    assert run_files.pack(tmp_path) == {"metrics.csv": b"step"}
 
 
 @pytest.mark.parametrize(
