@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.solvers import SolveStats, StatsCollector
+from lightning_modules.whole_files import replacing
 
 MIB = 2**20
 
@@ -353,9 +354,8 @@ class Predictions(pl.Callback):
         lines = (
             f"{i},{pair[0]},{pair[1]}" for i, pair in enumerate(zip(labels, answers, strict=True))
         )
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("\n".join(["image,label,prediction", *lines, ""]))
-        os.replace(partial, self.path)
+        with replacing(self.path) as file:
+            file.write("\n".join(["image,label,prediction", *lines, ""]).encode())
 
 
 def _peak_memory(device: torch.device) -> float:

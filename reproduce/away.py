@@ -41,13 +41,19 @@ def train(
 
 
 def bring_home(errand: Errand, job: jobs.Job, runs: Path) -> tuple[jobs.Result, float]:
-    """Write what came back into the caller's run folder; return the result and its seconds."""
+    """Write what came back into the caller's run folder; return the result and its seconds.
+
+    Where another command has finished the run meanwhile, that stays.
+    """
     (result, files, seconds), folder = errand, job.folder(runs)
     # Where it was trained there was no checkout, and its code came from here.
     here = provenance.collect((), {})
     made = {**result.made, "commit": here["commit"], "dirty": here["dirty"]}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / tether.COMMAND_LOCK):
+        there = jobs.finished(job, runs)
+        if there is not None:
+            return there, seconds
         run_files.unpack(files, folder)
         storage.write(folder / "provenance.json", json.dumps(made, default=str))
     return replace(result, folder=folder, made=made), seconds

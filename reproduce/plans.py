@@ -74,7 +74,13 @@ def read(path: Path) -> Plan:
 def _runs(given: Sequence[dict[str, Any]]) -> tuple[Run, ...]:
     if not isinstance(given, list):
         raise TypeError("its runs are no list")
-    return tuple(Run(_text(run["row"]), int(run["seed"]), _text(run["run"])) for run in given)
+    return tuple(Run(_text(run["row"]), _whole(run["seed"]), _text(run["run"])) for run in given)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{tables.shown(str(value))} is no seed")
+    return value
 
 
 def _text(value: object) -> str:

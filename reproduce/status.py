@@ -186,10 +186,11 @@ class _Experiment:
 
 
 def _of_rows(row: str, seed: int, run: str, rows: Sequence[Record]) -> Run:
-    seconds = [r.value for r in rows if r.metric == "train_seconds" and r.status == "ok"]
+    took = [r.value for r in rows if r.metric == "train_seconds" and r.status == "ok"]
+    seconds = [value for value in took if 0 <= value < _LARGEST]
     if any(r.status == "ok" for r in rows):
         return Run(row, seed, run, "done", seconds=seconds[0] if seconds else None)
-    return Run(row, seed, run, "failed", kind=rows[0].status, hint=rows[0].hint)
+    return Run(row, seed, run, "failed", kind=rows[0].status, hint=_printable(rows[0].hint))
 
 
 def _running(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch file that takes the place of ``path`` when the block ends without error.
 
     No reader ever meets half of the file, and an interrupted block leaves the old one.
+
+    Raises:
+        OSError: As the system says, with the path, such as that no space is left.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,6 +48,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(scratch, "rb") as file:
             os.fsync(file.fileno())
         os.replace(scratch, path)
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write names none
     finally:
         scratch.unlink(missing_ok=True)
 

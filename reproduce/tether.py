@@ -83,12 +83,17 @@ def training_lock(folder: Path) -> BaseFileLock:
 def is_held(lock: Path) -> bool:
     """Tell whether some process has a lock; nothing is written, and no lock is created."""
     try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        end = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)  # a stranger's may be a pipe
+    except OSError:
+        return False
+    try:
+        fcntl.flock(end, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(end)
     return False
 
 

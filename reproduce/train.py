@@ -36,6 +36,12 @@ _EXPECTED = (
     datamodules.DataUnavailable,
     FileNotFoundError,
 )
+# How torch begins, before it lists all the names.
+_TOLD_OF_OTHER = "Error(s) in loading state_dict for"
+OTHER_MODEL = (
+    "The checkpoint holds another model than the configuration names. Name one of this model, or "
+    "remove the folder checkpoints to begin anew."
+)
 FAILED = 3  # exit status of a training that failed as trainings do; 2 is a bad command line
 
 
@@ -210,8 +216,14 @@ def _kind(error: Exception) -> str:
 def _hint(error: Exception, root: Path) -> str:
     if failures.disk_is_full(error):
         return failures.full_disk(root)
+    if _is_of_another_model(error):
+        return OTHER_MODEL
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _is_of_another_model(error: Exception) -> bool:
+    return str(error).startswith(_TOLD_OF_OTHER)
 
 
 def _write_summary(root: Path, **content: Any) -> None:
@@ -270,6 +282,9 @@ def main() -> int:
         print("Interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
+        if _is_of_another_model(error):
+            print(f"error: {OTHER_MODEL}", file=sys.stderr)
+            return FAILED
         with contextlib.suppress(OSError):  # the log may lie on a disk that is full
             traceback.print_exc()
         return failures.FULL_DISK if failures.disk_is_full(error) else 1

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reproduce import placement, ray_cluster, run_files
+from reproduce import away, jobs, placement, ray_cluster, run_files
 from reproduce.__main__ import main
 from reproduce.context import Context
 from reproduce.launchers import Slots
@@ -189,6 +189,22 @@ def test_a_run_is_finished_at_home_when_all_of_it_is_there(
     names = ["summary.json", "checkpoints/last.ckpt", "log.txt", "metrics.csv", "job.yaml"]
     run_files.unpack(dict.fromkeys(names, b""), tmp_path)
     assert written == ["job.yaml", "metrics.csv", "log.txt", "last.ckpt", "summary.json"]
+
+
+def test_what_comes_home_failed_does_not_replace_what_another_command_has_finished(
+    tmp_path: Path,
+) -> None:
+    job = jobs.Job("table1", "mlp", "mlp.yaml", {}, seed=0, protocol=1)
+    folder = job.folder(tmp_path)
+    failed = jobs.Result(job, Path("away"), "time_out", "longer")
+    errand = (failed, {"summary.json": b'{"status": "time_out"}'}, 3.0)
+    result, seconds = away.bring_home(errand, job, tmp_path)
+    assert (result.status, result.folder, seconds) == ("time_out", folder, 3.0)
+    done = '{"status": "ok", "metrics": {}, "cost": {}, "parameters": 7}'
+    (folder / "summary.json").write_text(done)
+    result, _ = away.bring_home(errand, job, tmp_path)
+    assert (result.status, result.parameters) == ("ok", 7)
+    assert (folder / "summary.json").read_text() == done
 
 
 def test_a_file_that_another_command_has_just_removed_is_not_packed(

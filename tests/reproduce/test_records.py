@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproduce import records
+from reproduce import records, storage
 from reproduce.records import Record
 
 OK = Record(
@@ -174,6 +174,17 @@ def test_an_interrupted_write_leaves_the_old_rows_and_no_scratch_file(
         records.append(path, [replace(OK, seed=1)])
     assert records.read(path) == [OK]
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_full_disk_is_told_with_the_file_which_stays_as_it_was(tmp_path: Path) -> None:
+    """Linux has a device that is always full."""
+    path = tmp_path / "plan.json"
+    storage.write(path, "old")
+    (tmp_path / f".plan.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*plan.json"):
+        storage.write(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+    assert path.read_text() == "old"
 
 
 def test_a_frame_keeps_every_column_and_empty_text() -> None:

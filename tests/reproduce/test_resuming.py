@@ -97,3 +97,16 @@ def test_every_model_goes_on_inside_an_epoch_as_if_nothing_had_happened(
         summary["cost"] = {k: v for k, v in summary["cost"].items() if k not in MINUTE_COSTS}
     assert undisturbed["cost"]["train_batches"] == 6
     assert undisturbed == resumed
+
+
+def test_a_checkpoint_of_another_model_is_one_line_that_says_what_to_do(
+    tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments("rnn.yaml", tmp_path, mnist_root)
+    assert _main(arguments) == 0
+    capsys.readouterr()
+    other = ["--ckpt_path", str(tmp_path / "checkpoints"), "--model.recurrent", "7"]
+    assert _main([*arguments, *other]) == train.FAILED
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {train.OTHER_MODEL}"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["hint"]) == ("error", train.OTHER_MODEL)

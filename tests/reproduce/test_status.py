@@ -126,6 +126,9 @@ def test_what_a_stranger_wrote_is_a_line_and_hides_nothing_else(
         (folder / "checkpoints" / "a.ckpt").touch()
     _folder(tmp_path, WORK[3], summary={"status": "fine"})
     (tmp_path / "runs" / "table1" / "plan-1.json").write_text('{"profile": 3}')
+    endless = '{"profile": "short", "overrides": "", "where": "", "runs": [%s]}'
+    endless %= '{"row": "mlp", "seed": Infinity, "run": "0"}'
+    (tmp_path / "runs" / "table1" / "plan-2.json").write_text(endless)
     (tmp_path / "runs" / "table1" / "x-seed1-zzz").mkdir()
     (tmp_path / "table1").mkdir()
     (tmp_path / "table1" / "short.csv").write_text("a,b\n")
@@ -133,8 +136,21 @@ def test_what_a_stranger_wrote_is_a_line_and_hides_nothing_else(
     other = Job("table2", "rnn_30", "rnn.yaml", {}, 0, 1)
     records.append(tmp_path / "table2" / "short.csv", [_row(other, "rmse", 0.1)])
     shown = _printed(tmp_path, capsys)
-    assert sum(line.startswith("not read: ") for line in shown) == 7
+    assert sum(line.startswith("not read: ") for line in shown) == 8
     assert "table2 short 1" in shown
+
+
+def test_no_training_took_longer_than_any_can_and_a_hint_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [_row(job, "train_seconds", 1.5e308) for job in WORK[:2]]
+    rows += [_row(WORK[2], "test_error", float("nan"), "error", "one\ntwo")]
+    records.append(tmp_path / "table1" / "short.csv", rows)
+    plan = plans.Plan("short", "", "", (plans.Run("mlp", 1, WORK[3].run),))
+    plans.write(tmp_path / "runs" / "table1" / "plan-1.json", plan)
+    shown = _printed(tmp_path, capsys)
+    assert "table1 short 2 1 1 unknown" in shown
+    assert "failed table1 odenet, seed 0: error (one two)" in shown
 
 
 def test_nothing_there_is_said_and_some_experiments_can_be_named(

@@ -184,6 +184,8 @@ def test_to_ask_for_a_lock_neither_takes_nor_makes_it(tmp_path: Path) -> None:
         assert tether.is_held(tmp_path / "one")
     (tmp_path / "one").touch()
     assert not tether.is_held(tmp_path / "one")
+    os.mkfifo(tmp_path / "pipe")
+    assert not tether.is_held(tmp_path / "pipe")
 
 
 def test_a_real_training_is_tied_and_has_the_lock(tmp_path: Path) -> None:
