@@ -120,6 +120,10 @@ class Sweep:
         paths = self.folder.glob("fig7/*/metrics.csv")
         return sum(path.read_bytes().count(b"\n") for path in paths)
 
+    def told_of(self, text: str) -> int:
+        """Return how often the trainings have printed a text."""
+        return sum(path.read_text().count(text) for path in self.folder.glob("fig7/*/log.txt"))
+
     def _environment(self) -> dict[str, str]:
         told = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         told |= {"REPRODUCE_RUNS": str(self.folder), "REPRODUCE_CHECKPOINTS": self.every}

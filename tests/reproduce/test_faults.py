@@ -30,8 +30,34 @@ class Fault:
 
     fault: str
     tried: int
+    went_on: int  # how often a training went on from a checkpoint afterwards
     rows_lost: int
     what_was_lost: str
+
+
+@dataclass
+class Moments:
+    """When to kill: most often after some updates, else some time after the start.
+
+    A sweep this small begins for much longer than it trains, and moments drawn from its whole
+    time would hardly ever meet a training.
+
+    Args:
+        chance: Draws the moments.
+        span: The longest time, in seconds.
+    """
+
+    chance: random.Random
+    span: float
+
+    def wait(self, sweep: Sweep, process: subprocess.Popen[str]) -> None:
+        """Return at the next moment, or when the command has ended."""
+        if self.chance.random() < 0.2:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self.chance.uniform(0.0, self.span))
+            return
+        least = sweep.updates() + self.chance.randrange(1, 60)
+        wait_for(lambda: sweep.updates() >= least, process)
 
 
 class Broken:
@@ -56,7 +82,8 @@ class Broken:
     def judged(self, fault: str, tried: int, *sweeps: Sweep) -> Fault:
         """Compare what came out, and return the table's line."""
         names = [name for sweep in sweeps for name in lost(sweep, self.undisturbed)]
-        return Fault(fault, tried, len(names), "; ".join(names) or "nothing")
+        went_on = sum(sweep.told_of("Restored all states") for sweep in sweeps)
+        return Fault(fault, tried, went_on, len(names), "; ".join(names) or "nothing")
 
 
 def _kill_the_command(broken: Broken) -> Fault:
@@ -67,29 +94,28 @@ def _kill_the_training(broken: Broken) -> Fault:
     return _killed_often(broken, "training", _killed_trainings)
 
 
-def _killed_often(
-    broken: Broken, whom: str, kill: Callable[[Sweep, Callable[[], float], int], int]
-) -> Fault:
+def _killed_often(broken: Broken, whom: str, kill: Callable[[Sweep, Moments, int], int]) -> Fault:
     """Give the same command until it ends well or there were enough kills; then a new sweep's."""
-    chance, sweeps, kills = random.Random(whom), [], 0
+    moments, sweeps, kills = Moments(random.Random(whom), broken.span), [], 0
     while kills < KILLS:
         sweep = broken.sweep(f"{whom}-{len(sweeps)}")
         sweeps.append(sweep)
         while kills < KILLS and not sweep.ended_well():
-            kills += kill(sweep, lambda: chance.uniform(0.0, broken.span), KILLS - kills)
+            kills += kill(sweep, moments, KILLS - kills)
         if not sweep.ended_well():
             sweep.finish()
-    return broken.judged(f"kill -9 of the {whom}, at random moments", kills, *sweeps)
+    fault = broken.judged(f"kill -9 of the {whom}, at random moments", kills, *sweeps)
+    assert fault.went_on > KILLS // 2, "hardly any kill met a training that had a checkpoint"
+    return fault
 
 
-def _killed_command(sweep: Sweep, moment: Callable[[], float], most: int) -> int:
-    """Kill the command some time after its start; return whether it was still there.
+def _killed_command(sweep: Sweep, moments: Moments, most: int) -> int:
+    """Kill the command once; return whether it was still there.
 
     The training that it had begun ends with it.
     """
     process = sweep.start()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(moment())
+    moments.wait(sweep, process)
     training = sweep.training(process)
     process.kill()
     printed, _ = process.communicate()
@@ -101,25 +127,18 @@ def _killed_command(sweep: Sweep, moment: Callable[[], float], most: int) -> int
     return int(process.returncode == -signal.SIGKILL)
 
 
-def _killed_trainings(sweep: Sweep, moment: Callable[[], float], most: int) -> int:
+def _killed_trainings(sweep: Sweep, moments: Moments, most: int) -> int:
     """Kill the trainings of a command, which goes on with the next; return how many were hit."""
-    process, kills, known = sweep.start(), 0, None
-    while kills < most:
-        pid = wait_for(lambda old=known: _other(sweep.training(process), old), process)
-        if pid is None:
-            break
-        time.sleep(moment() / 2)
-        known = pid
-        if sweep.training(process) == pid:
-            os.kill(pid, signal.SIGKILL)
+    process, kills = sweep.start(), 0
+    while kills < most and process.poll() is None:
+        moments.wait(sweep, process)
+        training = sweep.training(process)
+        if training is not None:
+            os.kill(training, signal.SIGKILL)
             kills += 1
     printed, _ = process.communicate()
     assert "Traceback" not in printed
     return kills
-
-
-def _other(pid: int | None, known: int | None) -> int | None:
-    return None if pid == known else pid
 
 
 def _signals(broken: Broken) -> Fault:
@@ -177,8 +196,7 @@ def _half_checkpoint(broken: Broken) -> Fault:
             content = (newest / name).read_bytes()
             (newest / name).write_bytes(content[: len(content) // 2])
     sweep.finish()
-    told = sum(p.read_text().count("is not whole") for p in sweep.folder.glob("fig7/*/log.txt"))
-    assert told == 3
+    assert sweep.told_of("is not whole") == 3
     return broken.judged("a checkpoint cut in half", 2, sweep)
 
 
