@@ -159,7 +159,7 @@ def test_a_field_from_a_package_of_ones_own_is_measured(
     assert found["own_ours_direct", "step_ms_1e-5"] > 0
     (skipped,) = [r for r in rows if r.status == "skipped"]
     assert skipped.row == "own_diffrax_recursive"
-    assert "jax_field" in skipped.hint
+    assert "jax_field" in skipped.hint or "diffrax is not there" in skipped.hint
     (made,) = provenance.read(tmp_path / "out" / "benchmark" / "smoke.csv").values()
     assert made["settings"]["sizes"]["field"]["class_path"] == "somebody.Decay"
     assert "torchdiffeq" in made["settings"]["peers"]
