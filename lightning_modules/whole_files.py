@@ -37,4 +37,5 @@ def reach_disk(file: BinaryIO) -> None:
 
 def naming(path: Path, error: OSError) -> OSError:
     """Return an error of the system that says which file it was about: a write does not."""
-    return error if error.filename else OSError(error.errno, error.strerror, str(path))
+    told = error.filename or error.errno is None
+    return error if told else OSError(error.errno, error.strerror, str(path))

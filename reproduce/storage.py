@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except OSError as error:
-        if error.filename:
+        if error.filename or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # a write names none
     finally:

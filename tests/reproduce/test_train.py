@@ -188,8 +188,8 @@ def test_flags_rule_over_what_a_checkpoint_was_trained_with(
     common = ["test", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
     common += ["--ckpt_path", str(tmp_path / "a.ckpt"), f"--trainer.default_root_dir={tmp_path}"]
     assert _main([*common, "--model.hidden=3"]) == 0
-    assert _main([*common, "--model.hidden=4"]) == 1
-    assert "size mismatch" in capsys.readouterr().err
+    assert _main([*common, "--model.hidden=4"]) == train.FAILED
+    assert train.OTHER_MODEL in capsys.readouterr().err
     assert not (tmp_path / "config.yaml").exists()
 
 
