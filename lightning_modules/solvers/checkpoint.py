@@ -50,7 +50,8 @@ class Path:
     """What the forward solve keeps.
 
     Args:
-        outputs: States at all output times, ``(time, numbers)``.
+        outputs: States at all output times, ``(time, *state)``; no view, so that the caller may
+            write to it.
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
     """
@@ -112,7 +113,7 @@ class _Checkpoint(torch.autograd.Function):
         ctx.steps, ctx.buffers = path.steps, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
         ctx.save_for_backward(*path.starts, *parameters)
-        return path.outputs.view(-1, *y0.shape)
+        return path.outputs
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
@@ -146,7 +147,7 @@ class Eager:
             ys += outputs_of(stages, step)
             starts.append(step.y0)
             steps.append(Taken.of(step, stages.tableau))
-        return Path(torch.stack(ys), steps, starts)
+        return Path(torch.stack([y.view(y0.shape) for y in ys]), steps, starts)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor

@@ -49,7 +49,7 @@ def solve(
         if found is not None:
             assert isinstance(field, Counted)
             walked = found.plan.solve(field, y0, times, settings, stats)
-            return _with_start(y0, walked.outputs).view(-1, *y0.shape)
+            return _with_start(y0, walked.outputs)
     return native_backend.solve(field, y0, times, settings, norm, stats)
 
 
@@ -95,7 +95,8 @@ class Recorded:
 
 
 def _with_start(y0: Tensor, outputs: Tensor) -> Tensor:
-    return torch.cat([y0.detach().reshape(1, -1), outputs])
+    """Return the states at all output times, ``(time, *y0.shape)``."""
+    return torch.cat([y0.detach().unsqueeze(0), outputs.view(-1, *y0.shape)])
 
 
 BACKEND = Backend(
