@@ -50,8 +50,8 @@ class Path:
     """What the forward solve keeps.
 
     Args:
-        outputs: States at all output times, ``(time, *y0.shape)``, and no view, since an autograd
-            function returns them.
+        outputs: States at all output times, ``(time, *state)``; no view, so that the caller may
+            write to it.
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
     """

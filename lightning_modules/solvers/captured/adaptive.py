@@ -6,7 +6,6 @@ seldom: it replays as many trials as the last solve took, and then a few at a ti
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ from lightning_modules.solvers.captured.ledger import (
     Clock,
     Ledger,
     Standing,
+    taken,
 )
 from lightning_modules.solvers.captured.recording import Recorder, Work
 from lightning_modules.solvers.captured.walk import Task, Walk, Walked, on_host
 from lightning_modules.solvers.failures import no_step, step_limit
 from lightning_modules.solvers.registry import Norm, TensorField
-from lightning_modules.solvers.sweep import Taken
 
 LOOK_EVERY = 4
 """Trials between two looks of the host, once a solve takes more than the last one did."""
@@ -96,7 +95,7 @@ class AdaptiveWalk(Walk):
         if standing.status != DONE:
             raise self._failure(task, standing)
         self._expected = standing.trials
-        steps = self._taken(clocks, task.ticks) if self.keep else []
+        steps = taken(clocks, task.ticks, self.tableau, self.y) if self.keep else []
         return Walked(self.out[: len(task.ticks) - 1].clone(), steps, starts)
 
     def _set(self, task: Task) -> None:
@@ -196,24 +195,6 @@ class AdaptiveWalk(Walk):
         fractions = torch.where(inside, ticks - t, 0.0 * dt) / dt
         states = self.stages.dense(self.y, fractions, dt)
         torch.where(inside.unsqueeze(1), states, out, out=out)
-
-    def _taken(self, clocks: Sequence[Clock], ticks: Sequence[float]) -> list[Taken]:
-        """Return the steps with the output times in them, compared as the device does."""
-        steps, reached = [], 1
-        for t, dt, end in clocks:
-            inside: list[float] = []
-            while reached < len(ticks) and math.copysign(1, dt) * (end - ticks[reached]) >= 0:
-                inside.append(ticks[reached])
-                reached += 1
-            ends = bool(inside) and inside[-1] == end
-            fractions = [(tick - t) / dt for tick in inside[: len(inside) - ends]]
-            steps.append(Taken(t, dt, int(ends), self._weights(fractions)))
-        return steps
-
-    def _weights(self, fractions: Sequence[float]) -> Tensor | None:
-        if not fractions:
-            return None
-        return self.tableau.weights_at_all(fractions).to(self.y)
 
     def _count(self, task: Task, standing: Standing[float]) -> None:
         each = self.tableau.stages - self.tableau.fsal

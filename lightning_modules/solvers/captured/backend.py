@@ -95,7 +95,8 @@ class Recorded:
 
 
 def _with_start(y0: Tensor, outputs: Tensor) -> Tensor:
-    return torch.cat([y0.detach()[None], outputs.view(-1, *y0.shape)])
+    """Return the states at all output times, ``(time, *y0.shape)``."""
+    return torch.cat([y0.detach().unsqueeze(0), outputs.view(-1, *y0.shape)])
 
 
 BACKEND = Backend(

@@ -1,10 +1,15 @@
 """What a solve on the device tells the host: a few numbers, fetched in one piece."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from lightning_modules.solvers.sweep import Taken
+from lightning_modules.solvers.tableaus import ButcherTableau
 
 GOING, DONE, AT_LIMIT, STUCK, NOT_STARTED = range(5)
 """States of a solve: still to be stepped, at its end, out of steps, without a step to take."""
@@ -87,3 +92,27 @@ class Ledger:
         first = len(Standing._fields)
         places = range(first, first + 3 * clocks, 3)
         return Standing(*numbers[:first]), [Clock(*numbers[i : i + 3]) for i in places]
+
+
+def taken(
+    clocks: Sequence[Clock], ticks: Sequence[float], tableau: ButcherTableau, like: Tensor
+) -> list[Taken]:
+    """Return the steps with the output times in them, compared as the device compares.
+
+    Args:
+        clocks: The accepted steps.
+        ticks: Output times.
+        tableau: The method.
+        like: Gives dtype and device of the weights.
+    """
+    steps, reached = [], 1
+    for t, dt, end in clocks:
+        inside: list[float] = []
+        while reached < len(ticks) and math.copysign(1, dt) * (end - ticks[reached]) >= 0:
+            inside.append(ticks[reached])
+            reached += 1
+        ends = bool(inside) and inside[-1] == end
+        fractions = [(tick - t) / dt for tick in inside[: len(inside) - ends]]
+        weights = tableau.weights_at_all(fractions).to(like) if fractions else None
+        steps.append(Taken(t, dt, int(ends), weights))
+    return steps

@@ -168,6 +168,17 @@ def test_backward_twice_gives_the_gradient_twice(recorders: list[HostRecorder]) 
     torch.testing.assert_close(y0.grad, 2 * once)
 
 
+def test_a_recorded_solution_may_be_changed_in_place(recorders: list[HostRecorder]) -> None:
+    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    recorded(net, y0, chosen)
+    plain, _ = gradients(net, y0, chosen)
+    ys = odeint(net, y0, UNIT, chosen).ys
+    ys.mul_(2.0)
+    weights = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    loss = (weights * ys.div(2.0).pow(2).flatten(1).sum(dim=1)).sum()
+    same(list(torch.autograd.grad(loss, y0)), plain[1:2])
+
+
 def test_direct_gradients_may_be_differentiated_again(recorders: list[HostRecorder]) -> None:
     """They are those of autograd's own graph, which nothing recorded has."""
     net, y0 = Net(), start()
