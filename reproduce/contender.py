@@ -15,6 +15,7 @@ An order that fails is answered by ``skipped`` or ``failed`` with the reason.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from reproduce.peers import Peer
 
 FIELD_CALLS = 64
+USELESS = 0.1  # a relative error from which on not one digit is right
 
 
 class Contender:
@@ -78,6 +80,7 @@ class Contender:
         peer.evaluate(FIELD_CALLS)
         found["memory_mib"] = peer.memory(tolerances[-1])
         found["tolerances"] = [self._at(peer, tolerance) for tolerance in tolerances]
+        _refuse_wrong(found["tolerances"])
         self._peers[alternative] = peer
         return found
 
@@ -103,6 +106,15 @@ class Contender:
             return {"seconds": _repeated(peer.evaluate, FIELD_CALLS, least) / FIELD_CALLS}
         call = peer.forward if work == "forward" else peer.step
         return {"seconds": _repeated(call, tolerance, least)}
+
+
+def _refuse_wrong(told: list[dict[str, Any]]) -> None:
+    """Raise where errors are not numbers, or where not one digit is right at any tolerance."""
+    for metric, what in (("error", "states"), ("gradient_error", "gradient")):
+        errors = [t[metric] for t in told if metric in t]
+        if errors and not (all(map(math.isfinite, errors)) and min(errors) < USELESS):
+            shown = ", ".join(f"{error:.1e}" for error in errors)
+            raise RuntimeError(f"the errors of its {what} are {shown}: there is nothing to time")
 
 
 def _seconds(call: Callable[[Any], object], argument: Any) -> float:

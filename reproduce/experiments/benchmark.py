@@ -29,7 +29,7 @@ Alternatives: `ours` with direct, checkpoint and adjoint gradients; `torchdiffeq
 direct and adjoint; `torchode` with the batch as one sample, direct and adjoint, or `each` sample
 by itself; `diffrax` with jit, its recursive checkpointing (default) and its backsolve adjoint, or
 `each` sample by itself (vmap). A library that is not installed or cannot solve a problem is a
-skipped row with the reason; one that fails is a failed row.
+skipped row with the reason; one that fails, or gets not one digit right, is a failed row.
 
 Problems: `linear` (pairs that turn and decay), `van_der_pol` (μ = 1) and `van_der_pol_stiff`
 (μ = 30), 256 samples; `spiral` (20 windows of 10 points, the cubic spiral's training step), `cnf`

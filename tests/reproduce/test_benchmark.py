@@ -201,3 +201,14 @@ def test_a_contender_answers_an_order_that_it_cannot_carry_out() -> None:
     contender = Contender({"problem": "lorenz", "sizes": {}, "reference": None})
     order = {"do": "prepare", "alternative": "ours_direct", "tolerances": [1e-3]}
     assert "Unknown problem 'lorenz'" in contender.answer(order)["failed"]
+
+
+@pytest.mark.parametrize("errors", [[math.inf, 1e-3], [math.nan, math.nan], [3.0, 0.2]])
+def test_a_gradient_without_a_right_digit_is_not_timed(errors: list[float]) -> None:
+    from reproduce.contender import _refuse_wrong
+
+    told = [{"error": 1e-6, "gradient_error": error} for error in errors]
+    with pytest.raises(RuntimeError, match="errors of its gradient are"):
+        _refuse_wrong(told)
+    _refuse_wrong([{"error": 1e-6, "gradient_error": e} for e in (0.5, 1e-3)])
+    _refuse_wrong([{"steps": 3.0}])
