@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -22,6 +22,7 @@ from fault_sweep import PATIENCE, Sweep, fill, lost, small_disk, wait_for
 
 pytestmark = pytest.mark.stress
 KILLS = 10  # of the command, and as many of trainings: twenty moments
+MOST = 30  # after which too few of them have met a training for a reason
 
 
 @dataclass
@@ -82,8 +83,7 @@ class Broken:
     def judged(self, fault: str, tried: int, *sweeps: Sweep) -> Fault:
         """Compare what came out, and return the table's line."""
         names = [name for sweep in sweeps for name in lost(sweep, self.undisturbed)]
-        went_on = sum(sweep.told_of("Restored all states") for sweep in sweeps)
-        return Fault(fault, tried, went_on, len(names), "; ".join(names) or "nothing")
+        return Fault(fault, tried, _went_on(sweeps), len(names), "; ".join(names) or "nothing")
 
 
 def _kill_the_command(broken: Broken) -> Fault:
@@ -95,18 +95,32 @@ def _kill_the_training(broken: Broken) -> Fault:
 
 
 def _killed_often(broken: Broken, whom: str, kill: Callable[[Sweep, Moments, int], int]) -> Fault:
-    """Give the same command until it ends well or there were enough kills; then a new sweep's."""
-    moments, sweeps, kills = Moments(random.Random(whom), broken.span), [], 0
-    while kills < KILLS:
+    """Give the same command until it ends well or there were enough kills; then a new sweep's.
+
+    Enough are KILLS, and so many that more than half as many trainings went on from a checkpoint:
+    a busy machine spreads the moments over what is no training.
+    """
+    moments = Moments(random.Random(whom), broken.span)
+    sweeps: list[Sweep] = []
+    kills = 0
+
+    def enough() -> bool:
+        return kills >= MOST or (kills >= KILLS and _went_on(sweeps) > KILLS // 2)
+
+    while not enough():
         sweep = broken.sweep(f"{whom}-{len(sweeps)}")
         sweeps.append(sweep)
-        while kills < KILLS and not sweep.ended_well():
-            kills += kill(sweep, moments, KILLS - kills)
+        while not sweep.ended_well() and not enough():
+            kills += kill(sweep, moments, max(KILLS - kills, 1))
         if not sweep.ended_well():
             sweep.finish()
     fault = broken.judged(f"kill -9 of the {whom}, at random moments", kills, *sweeps)
     assert fault.went_on > KILLS // 2, "hardly any kill met a training that had a checkpoint"
     return fault
+
+
+def _went_on(sweeps: Sequence[Sweep]) -> int:
+    return sum(sweep.told_of("Restored all states") for sweep in sweeps)
 
 
 def _killed_command(sweep: Sweep, moments: Moments, most: int) -> int:
