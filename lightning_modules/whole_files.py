@@ -1,4 +1,7 @@
-"""Files that are replaced as a whole or not at all, also when power or room runs out."""
+"""Files that are replaced as a whole or not at all, also when power or room runs out.
+
+`reproduce.storage` has its own, since it is used where nothing of torch is imported.
+"""
 
 import os
 from collections.abc import Iterator

@@ -1,12 +1,12 @@
 """What an experiment is given: its profile, seeds and device, and a way to train and to save."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from reproduce import failures, jobs, plans, provenance, records
@@ -97,8 +97,9 @@ class Context:
         """
         there: list[records.Record] = []
         left, lasting = [], []
+        written = self._written(work[0].experiment) if work else {}
         for job in work:
-            rows = self._rows(job.experiment, job.run)
+            rows = written.get(job.run, [])
             judged = [r for r in rows if (asked or {}).get(job.run) in (None, r.metric)]
             failed = [r for r in judged if r.status != "ok"]
             if not judged or (failed and self._tries_again(failed)):
@@ -173,41 +174,41 @@ class Context:
 
     def found(self, experiment: str, run: str) -> list[records.Record]:
         """Return the rows of a run that are there already; none if it failed or never was."""
-        rows = self._rows(experiment, run)
+        rows = self._written(experiment).get(run, [])
         return rows if all(row.status == "ok" for row in rows) else []
 
-    def _rows(self, experiment: str, run: str) -> list[records.Record]:
-        path = self.csv(experiment)
-        rows = records.read(path) if path.exists() else []
-        return [r for r in rows if (r.run, r.overrides) == (run, self.overrides_text)]
+    def _written(self, experiment: str) -> dict[str, list[records.Record]]:
+        """Return the rows that are there under the same changes, by run."""
+        path, found = self.csv(experiment), dict[str, list[records.Record]]()
+        for row in records.read(path) if path.exists() else []:
+            if row.overrides == self.overrides_text:
+                found.setdefault(row.run, []).append(row)
+        return found
 
     def keep(
         self,
         experiment: str,
         protocol: int,
-        values: Mapping[str, Mapping[str, float]],
+        values: Mapping[str, Mapping[str, float | records.Failed]],
         settings: Mapping[str, Any],
         *,
         budget: str,
         unit: Callable[[str], str],
         seed: int = 0,
-        skipped: Mapping[str, str] | None = None,
-        failed: Mapping[str, str] | None = None,
-        unsolved: Mapping[tuple[str, str], str] | None = None,
+        skipped: Mapping[str, str] = MappingProxyType({}),
     ) -> list[records.Record]:
         """Make the rows of what was measured rather than trained, and write them at once.
 
         Args:
             experiment: Name of the experiment.
             protocol: Its protocol version.
-            values: Metrics by row.
+            values: Metrics by row; one that could not be had is a `records.Failed`, and a row
+                that failed as a whole has it as its metric ``all``.
             settings: What was measured and on what: their identity, kept in the provenance.
             budget: How much of it, in words.
             unit: Returns the unit of a metric.
             seed: Seed of the net that was measured, if it was one.
             skipped: Rows that could not be measured here, and why.
-            failed: Rows whose measurement failed, and how.
-            unsolved: By row and metric, why a solve that should have given a value did not.
         """
         record = partial(
             records.Record,
@@ -220,23 +221,15 @@ class Context:
             device=self.device_text,
             run=identity(settings, protocol),
         )
-        made = [
-            record(row=row, metric=metric, value=value, unit=unit(metric))
-            for row, metrics in values.items()
-            for metric, value in metrics.items()
-        ]
-        lacking: tuple[tuple[records.Status, Mapping[str, str] | None], ...]
-        lacking = (("skipped", skipped), ("error", failed))
-        made += [
-            record(row=row, metric="all", value=math.nan, unit="", status=status, hint=reason)
-            for status, rows in lacking
-            for row, reason in (rows or {}).items()
-        ]
-        without = partial(record, value=math.nan, status="solver_failed")
-        made += [
-            without(row=row, metric=metric, unit=unit(metric), hint=why)
-            for (row, metric), why in (unsolved or {}).items()
-        ]
+        lacking = {row: {"all": records.Failed("skipped", why)} for row, why in skipped.items()}
+        made = []
+        for row, metrics in [*values.items(), *lacking.items()]:
+            for metric, value in metrics.items():
+                number, status, hint = records.told(value)
+                of = "" if metric == "all" else unit(metric)
+                made.append(
+                    record(row=row, metric=metric, value=number, unit=of, status=status, hint=hint)
+                )
         self.save(made, provenance.collect(self.command, dict(settings)))
         return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,20 +10,7 @@ from reproduce import evidence, trials
 from reproduce.context import Context
 from reproduce.jobs import BadSettings, Job, Result, short_key
 from reproduce.own_rows import OwnRow
-from reproduce.records import Record, Status
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A metric that could not be had of a training that ended well.
-
-    Args:
-        status: How it failed.
-        hint: What to change, or what happened.
-    """
-
-    status: Status
-    hint: str
+from reproduce.records import Failed, Record, told
 
 
 @dataclass(frozen=True)
@@ -149,12 +135,13 @@ def _records(
     unit: Callable[[str], str],
 ) -> list[Record]:
     device = result.device or ctx.device_text
+    cells = {metric: told(value) for metric, value in values.items()}
     return [
         Record(
             experiment=result.job.experiment,
             row=fit.row,
             metric=metric,
-            value=math.nan if isinstance(value, Failed) else value,
+            value=number,
             unit=unit(metric),
             seed=fit.seed,
             profile=ctx.profile,
@@ -163,10 +150,10 @@ def _records(
             overrides=ctx.overrides_text,
             device=device if ctx.processes == 1 else f"{ctx.processes} processes: {device}",
             run=result.job.run,
-            status=value.status if isinstance(value, Failed) else result.status,
-            hint=value.hint if isinstance(value, Failed) else result.hint,
+            status=status,
+            hint=hint,
         )
-        for metric, value in values.items()
+        for metric, (number, status, hint) in cells.items()
     ]
 
 

@@ -124,6 +124,26 @@ class Summary:
     failures: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True)
+class Failed:
+    """What stands in the place of a value that could not be had.
+
+    Args:
+        status: How it failed.
+        hint: What to change, or what happened.
+    """
+
+    status: Status
+    hint: str
+
+
+def told(value: float | Failed) -> tuple[float, Status, str]:
+    """Return value, status and hint as a record has them."""
+    if isinstance(value, Failed):
+        return math.nan, value.status, value.hint
+    return value, "ok", ""
+
+
 def append(path: Path, records: Iterable[Record]) -> None:
     """Add records to a CSV, all of them or none, while no other process does.
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,27 @@ def small_odenet(tmp_path: Path) -> Path:
     curves.parent.mkdir(parents=True)
     curves.write_text("\n".join([",".join(evidence.CURVE), *lines, ""]))
     return tmp_path
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a script in the place of ``python -m reproduce.train``.
+
+    It knows its ``config``, its run ``folder``, and the ``summary`` of a training that ended well.
+    """
+    python = sys.executable
+
+    def install(body: str) -> None:
+        script, launcher = tmp_path / "child.py", tmp_path / "python"
+        head = """
+            import json, os, pathlib, signal, sys, time, yaml
+            config = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))
+            folder = pathlib.Path(config["trainer"]["default_root_dir"])
+            summary = {"status": "ok", "metrics": {}, "cost": {}, "parameters": 7}
+            """
+        script.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+        launcher.write_text(f'#!/bin/sh\nshift 2\nexec {python} {script} "$@"\n')
+        launcher.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(launcher))
+
+    return install

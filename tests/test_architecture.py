@@ -164,6 +164,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.folders": ("reproduce.catalogue", "reproduce.records"),
     "reproduce.findings": ("reproduce.catalogue", "reproduce.records"),
     "reproduce.sweep_results": ("reproduce.records", "reproduce.statistics"),
+    "reproduce.benchmark_panels": ("reproduce.peers", "reproduce.plotting", "reproduce.records"),
     "reproduce.sweep_panels": (
         "reproduce.plotting",
         "reproduce.statistics",
@@ -341,6 +342,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.progress",
         "reproduce.sensitivities",
         "reproduce.statistics",
+        "reproduce.benchmark_panels",
         "reproduce.sweep_panels",
         "reproduce.sweep_results",
         "reproduce.toy_paths",

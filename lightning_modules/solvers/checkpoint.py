@@ -47,16 +47,13 @@ def solve_checkpointed(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Path:
-    """What the forward solve keeps.
+    """What the forward solve keeps for the backward pass.
 
     Args:
-        outputs: States at all output times, ``(time, *state)``; no view, so that the caller may
-            write to it.
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
     """
 
-    outputs: Tensor
     steps: Sequence[Taken]
     starts: Sequence[Tensor]
 
@@ -64,8 +61,13 @@ class Path:
 class Passes(Protocol):
     """The two passes of a solve whose gradient comes from the accepted states."""
 
-    def forward(self, y0: Tensor, times: Tensor) -> Path:
-        """Solve without a graph."""
+    def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
+        """Solve without a graph.
+
+        Returns:
+            States at all output times, ``(time, *state)``, and the way there. The states are no
+            view, so that the caller may write to them.
+        """
         ...
 
     def backward(
@@ -74,7 +76,7 @@ class Passes(Protocol):
         """Return the gradients by the initial state, ``(numbers,)``, and by the parameters.
 
         Args:
-            path: What forward has returned.
+            path: The way that forward went.
             y0: The initial state.
             parameters: The parameters of the field.
             grad_ys: Gradient by the states at the output times, ``(time, numbers)``.
@@ -109,11 +111,11 @@ class _Checkpoint(torch.autograd.Function):
         ctx.autocast, ctx.shape = autocast_now(y0.device.type), y0.shape
         y0 = y0.detach()
         with torch.autocast(**ctx.autocast):
-            path = passes.forward(y0, times)
+            ys, path = passes.forward(y0, times)
         ctx.steps, ctx.buffers = path.steps, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
         ctx.save_for_backward(*path.starts, *parameters)
-        return path.outputs
+        return ys
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
@@ -122,7 +124,7 @@ class _Checkpoint(torch.autograd.Function):
         starts = saved[: len(saved) - len(ctx.parameters)]
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
-        path = Path(grad_ys, ctx.steps, starts)
+        path = Path(ctx.steps, starts)
         with torch.autocast(**ctx.autocast):
             grad_y0, gradients = ctx.passes.backward(
                 path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
@@ -136,7 +138,7 @@ class Eager:
 
     problem: Problem
 
-    def forward(self, y0: Tensor, times: Tensor) -> Path:
+    def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
         """Solve without a graph."""
         problem, settings, stats = self.problem, self.problem.settings, self.problem.stats
         field = Counted(problem.field, stats)
@@ -147,7 +149,7 @@ class Eager:
             ys += outputs_of(stages, step)
             starts.append(step.y0)
             steps.append(Taken.of(step, stages.tableau))
-        return Path(torch.stack([y.view(y0.shape) for y in ys]), steps, starts)
+        return torch.stack([y.view(y0.shape) for y in ys]), Path(steps, starts)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor

@@ -52,13 +52,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
-from reproduce.records import Record
+from reproduce.records import Failed, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from reproduce.contest import Outcome, Plan
@@ -72,7 +71,6 @@ OURS = {"odenet": "ours_checkpoint"}
 OURS_ELSEWHERE = "ours_direct"
 # What is kept of every tolerance; the rest is of MARK alone.
 EVERYWHERE = ("steps", "error", "gradient_error", "forward_ms", "step_ms")
-LINES = {"ours": "-", "torchdiffeq": "--", "torchode": "-.", "torchdyn": ":", "diffrax": "-"}
 
 _SMALL = {"linear": {"batch": 8}, "spiral": {"batch": 4}}
 _ALL: dict[str, dict[str, Any]] = {
@@ -143,6 +141,7 @@ PROFILES = {
 }
 PROFILES["paper"] = PROFILES["short"]
 SINGLE = 1e-6  # float32 cannot be asked for less
+DOUBLES = ("linear", "van_der_pol", "van_der_pol_stiff")
 
 
 def run(ctx: Context) -> list[Record]:
@@ -157,17 +156,16 @@ def run(ctx: Context) -> list[Record]:
             line = display.start(label)
             outcome = contest.hold(plan)
             settings = {**vars(plan), "device": ctx.device, "peers": _versions()}
-            values = _values(label, plan, outcome)
             name = {alternative: f"{label}_{alternative}" for alternative in plan.alternatives}
+            failed = {name[a]: {"all": Failed("error", why)} for a, why in outcome.failed.items()}
             records += ctx.keep(
                 "benchmark",
                 PROTOCOL,
-                values,
+                {**_values(label, plan, outcome), **failed},
                 settings,
                 budget=_budget(plan),
                 unit=_unit,
                 skipped={name[a]: why for a, why in outcome.skipped.items()},
-                failed={name[a]: why for a, why in outcome.failed.items()},
             )
             line.end("ok", f"{len(outcome.failed)} failed" if outcome.failed else "", False)
     return records
@@ -200,17 +198,24 @@ def _which(values: Mapping[tuple[str, str], float], label: str, work: str) -> di
 
 def plot(records: list[Record]) -> "Figure":
     """Time of a training step over the error of its gradient, the best way of each library."""
-    return _work_precision(records, "step", "gradient_error", "error of the gradient")
+    from reproduce import benchmark_panels
+
+    labels, said = _labels(records), "error of the gradient"
+    return benchmark_panels.over_error(records, labels, "step", "gradient_error", said)
 
 
 def figures(records: list[Record], folder: "Path") -> "dict[str, Figure]":
     """Times of steps and solves over their errors, the best way of each library, and by size."""
+    from reproduce import benchmark_panels
+
+    labels, sizes = _labels(records), _sized(records)
+    said = "error of the states"
     drawn = {
         "": plot(records),
-        "forward": _work_precision(records, "forward", "error", "error of the states"),
+        "forward": benchmark_panels.over_error(records, labels, "forward", "error", said),
     }
-    if len(_labels(records, sized=True)) > len(_labels(records)):
-        drawn["sizes"] = _by_size(records)
+    if sizes:
+        drawn["sizes"] = benchmark_panels.by_size(records, sizes)
     return drawn
 
 
@@ -309,9 +314,8 @@ def _listed(given: Any, known: Sequence[str]) -> list[str]:
 
 def _tolerances(name: str, sizes: Mapping[str, Any], given: Sequence[float]) -> list[float]:
     """Return the tolerances that the numbers of a problem resolve."""
-    doubles = name in ("linear", "van_der_pol", "van_der_pol_stiff")
-    doubles = sizes.get("dtype", "float64" if doubles else "float32") == "float64"
-    return [t for t in given if doubles or t >= SINGLE]
+    dtype = sizes.get("dtype", "float64" if name in DOUBLES else "float32")
+    return [t for t in given if dtype == "float64" or t >= SINGLE]
 
 
 def _ours(label: str) -> str:
@@ -409,95 +413,24 @@ def _unit(metric: str) -> str:
     return {"first_forward_s": "s", "first_step_s": "s", "memory_mib": "MiB"}.get(metric, "")
 
 
-def _labels(records: Sequence[Record], sized: bool = False) -> list[str]:
-    """Return the problems of the rows, or with them those of several sizes, in their order."""
+def _labels(records: Sequence[Record]) -> list[str]:
+    """Return the problems of the rows in their order, without those that are sizes."""
+    found = _beginnings(records)
+    return [label for label in (*_ALL, "own") if label in found]
+
+
+def _sized(records: Sequence[Record]) -> list[str]:
+    """Return those that are sizes of a problem, such as ``linear_64x2``."""
+    return sorted(_beginnings(records) - {*_ALL, "own"})
+
+
+def _beginnings(records: Sequence[Record]) -> set[str]:
+    """Return what stands before the alternatives in the names of the rows."""
     from reproduce.peers import ALTERNATIVES
 
-    found: dict[str, None] = {}
-    for row in (r.row for r in records):
-        for alternative in ALTERNATIVES:
-            if row.endswith(f"_{alternative}"):
-                found[row.removesuffix(f"_{alternative}")] = None
-    order = [*_ALL, "own"]
-    plain = [label for label in order if label in found]
-    return plain + sorted(label for label in found if label not in order) if sized else plain
-
-
-def _work_precision(records: list[Record], work: str, error: str, said: str) -> "Figure":
-    from reproduce import plotting
-
-    labels = _labels(records)
-    columns = min(4, len(labels))
-    rows = -(-len(labels) // columns)
-    with plotting.style():
-        figure, axes = plotting.subplots(rows, columns, size=(4.2, 3.9), squeeze=False)
-        places = list(axes.flat)
-        for place, label in zip(places, labels, strict=False):
-            _draw(place, records, label, work, error)
-            place.set_title(label.replace("_", " "))
-            place.set_xlabel(said)
-            place.set_ylabel("ms")
-        for place in places[len(labels) :]:
-            place.set_axis_off()
-        handles = {h.get_label(): h for p in places for h in p.get_lines()}
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
-    return figure
-
-
-def _draw(axes: "Axes", records: list[Record], label: str, work: str, error: str) -> None:
-    from reproduce import plotting
-    from reproduce.peers import LIBRARIES
-
-    for library, ways in LIBRARIES.items():
-        curves = [_curve(records, f"{label}_{library}_{way}", work, error) for way in ways]
-        curves = [curve for curve in curves if curve]
-        if curves:
-            best = min(curves, key=lambda curve: min(y for _, y in curve[-2:]))
-            style = plotting.method_style(library)
-            axes.plot(*zip(*best, strict=True), linestyle=LINES[library], **style)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    plotting.plain_ticks(axes.yaxis)
-    axes.invert_xaxis()
-
-
-def _curve(records: list[Record], row: str, work: str, error: str) -> list[tuple[float, float]]:
-    """Return errors and times of a row from its loosest tolerance on."""
-    values = {r.metric: r.value for r in records if r.row == row and r.status == "ok"}
-    keys = [m.removeprefix(f"{error}_") for m in values if m.startswith(f"{error}_1e")]
-    keys.sort(key=float, reverse=True)
-    return [(values[f"{error}_{key}"], values[f"{work}_ms_{key}"]) for key in keys]
-
-
-def _by_size(records: list[Record]) -> "Figure":
-    """Time of a step at 1e-5 for every size, the fastest way of each library."""
-    from reproduce import plotting
-    from reproduce.peers import LIBRARIES
-
-    values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
-    labels = [label for label in _labels(records, sized=True) if label not in (*_ALL, "own")]
-    labels.sort(key=_size)
-    with plotting.style():
-        figure, axes = plotting.subplots(size=(9.0, 4.5))
-        for library, ways in LIBRARIES.items():
-            found = []
-            for place, label in enumerate(labels):
-                times = [values.get((f"{label}_{library}_{w}", "step_ms_1e-5")) for w in ways]
-                there = [t for t in times if t is not None]
-                if there:
-                    found.append((place, min(there)))
-            if found:
-                style = plotting.method_style(library)
-                axes.plot(*zip(*found, strict=True), linestyle="none", **style)
-        axes.set_xticks(range(len(labels)), [x.replace("_", "\n") for x in labels], fontsize=9)
-        axes.set_yscale("log")
-        plotting.plain_ticks(axes.yaxis)
-        axes.set_ylabel("training step (ms)")
-        axes.set_xlabel("problem, batch x state")
-        plotting.legend(axes)
-    return figure
-
-
-def _size(label: str) -> tuple[str, list[int]]:
-    problem, _, size = label.rpartition("_")
-    return problem, [int(number) for number in size.split("x")]
+    return {
+        row.removesuffix(f"_{alternative}")
+        for row in {r.row for r in records}
+        for alternative in ALTERNATIVES
+        if row.endswith(f"_{alternative}")
+    }

@@ -48,8 +48,8 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce import fits, learned_spiral, phase_portraits, trained_fields
 from reproduce.context import Context, Profile
-from reproduce.fits import Failed, Fit
-from reproduce.records import Record
+from reproduce.fits import Fit
+from reproduce.records import Failed, Record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -46,8 +46,8 @@ from typing import TYPE_CHECKING, Any
 from reproduce import fits, phase_portraits, three_bodies
 from reproduce import three_body_panels as panels
 from reproduce.context import Context, Profile
-from reproduce.fits import Failed, Fit
-from reproduce.records import Record
+from reproduce.fits import Fit
+from reproduce.records import Failed, Record
 
 if TYPE_CHECKING:
     from pathlib import Path

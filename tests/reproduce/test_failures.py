@@ -3,8 +3,6 @@
 import errno
 import math
 import os
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,29 +26,8 @@ from reproduce.jobs import Job, Result
 from reproduce.launchers import Slots
 from reproduce.records import Record, Status
 
-PYTHON = sys.executable
 JOB = Job("table1", "mlp", "mlp.yaml", {"trainer.max_epochs": 1}, seed=0, protocol=1)
 FAILED = [kind for kind in get_args(Status) if kind not in ("ok", "skipped")]
-
-
-@pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a script in the place of ``python -m reproduce.train``; ``folder`` is the run's."""
-
-    def install(body: str) -> None:
-        script = tmp_path / "child.py"
-        head = (
-            "import json, os, signal, sys, time, pathlib\n"
-            "folder = pathlib.Path(os.environ['REPRODUCE_RUN_FOLDER'])\n"
-            "summary = {'status': 'ok', 'metrics': {}, 'cost': {}, 'parameters': 7}\n"
-        )
-        script.write_text(head + textwrap.dedent(body))
-        launcher = tmp_path / "python"
-        launcher.write_text(f'#!/bin/sh\nshift 2\nexec {PYTHON} {script} "$@"\n')
-        launcher.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(launcher))
-
-    return install
 
 
 def _run(tmp_path: Path, **given: Any) -> Result:

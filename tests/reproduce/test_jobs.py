@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +12,7 @@ import pytest
 from reproduce import jobs
 from reproduce.jobs import BadSettings, Job
 
-PYTHON = sys.executable
 JOB = Job("table1", "odenet", "odenet.yaml", {"trainer.max_epochs": 1}, seed=0, protocol=1)
-
-
-@pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a script in the place of ``python -m reproduce.train``; ``folder`` is the run's."""
-
-    def install(body: str) -> None:
-        script = tmp_path / "child.py"
-        head = (
-            "import json, os, signal, sys, time, pathlib, yaml\n"
-            "config = yaml.safe_load(open(sys.argv[sys.argv.index('--config') + 1]))\n"
-            "folder = pathlib.Path(config['trainer']['default_root_dir'])\n"
-        )
-        script.write_text(head + textwrap.dedent(body))
-        launcher = tmp_path / "python"
-        launcher.write_text(f'#!/bin/sh\nshift 2\nexec {PYTHON} {script} "$@"\n')
-        launcher.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(launcher))
-
-    return install
 
 
 DONE = """

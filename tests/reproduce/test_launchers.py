@@ -3,11 +3,9 @@
 import io
 import json
 import os
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +18,20 @@ from reproduce.jobs import BadSettings, Job
 from reproduce.launchers import Slot, Slots
 from reproduce.progress import Display
 
-PYTHON = sys.executable
 WORK = [Job("table1", f"row{i}", "odenet.yaml", {}, seed=0, protocol=1) for i in range(6)]
+
+END = """
+def end():
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_NAME")
+    (folder / "seen").write_text(json.dumps({name: os.environ.get(name) for name in names}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+"""
 
 
 @pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a script in the place of ``python -m reproduce.train``; it ends as a training does."""
-
-    def install(body: str) -> None:
-        script = tmp_path / "child.py"
-        head = """
-            import json, os, pathlib, sys, time, yaml
-            config = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))
-            folder = pathlib.Path(config["trainer"]["default_root_dir"])
-            def end():
-                seen = {k: os.environ.get(k) for k in SEEN}
-                summary = {"status": "ok", "metrics": {}, "cost": {}, "parameters": 0}
-                (folder / "seen").write_text(json.dumps(seen))
-                (folder / "summary.json").write_text(json.dumps(summary))
-            SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_NAME")
-            """
-        script.write_text(textwrap.dedent(head) + textwrap.dedent(body))
-        launcher = tmp_path / "python"
-        launcher.write_text(f'#!/bin/sh\nshift 2\nexec {PYTHON} {script} "$@"\n')
-        launcher.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(launcher))
-
-    return install
+def child(child: Callable[[str], None]) -> Callable[[str], None]:
+    """The stand-in for a training; ``end`` writes what it saw, and ends it well."""
+    return lambda body: child(END + body)
 
 
 def _launch(slots: Slots, work: list[Job], runs: Path) -> Iterator[jobs.Result]:

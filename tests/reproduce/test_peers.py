@@ -1,6 +1,7 @@
 """Solver libraries behind one signature: the closed form, the same fields, reasons to skip."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,14 +62,20 @@ def test_every_alternative_takes_the_gradient_and_tells_its_steps(alternative: s
     assert 0 < peer.memory(1e-3) < 10
 
 
-@pytest.mark.parametrize("name", WRITTEN_TWICE)
-def test_a_field_in_jax_is_the_same_function_as_in_torch(name: str) -> None:
+def _written_twice(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a problem in float64, the same in jax.numpy, and the weights of both."""
     jax = pytest.importorskip("jax")
     jax.config.update("jax_enable_x64", True)
     problem = _small(name).double()
     written = twin(problem)
     assert written is not None
     weights = {n: t.detach().numpy() for n, t in problem.state_dict().items()}
+    return problem, written, weights
+
+
+@pytest.mark.parametrize("name", WRITTEN_TWICE)
+def test_a_field_in_jax_is_the_same_function_as_in_torch(name: str) -> None:
+    problem, written, weights = _written_twice(name)
     draw = torch.Generator().manual_seed(0)
     for t in (0.0, 0.3):
         y = torch.randn(problem.start().shape, generator=draw, dtype=torch.float64)
@@ -78,12 +85,7 @@ def test_a_field_in_jax_is_the_same_function_as_in_torch(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITTEN_TWICE)
 def test_what_is_before_and_behind_the_solve_is_the_same_too(name: str) -> None:
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
-    problem = _small(name).double()
-    written = twin(problem)
-    assert written is not None
-    weights = {n: t.detach().numpy() for n, t in problem.state_dict().items()}
+    problem, written, weights = _written_twice(name)
     y0, left = written.start(weights)
     np.testing.assert_allclose(y0, problem.start().detach().numpy(), 1e-6, 1e-6)
     draw = torch.Generator().manual_seed(0)

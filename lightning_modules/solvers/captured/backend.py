@@ -74,7 +74,7 @@ class Recorded:
     problem: Problem
     found: Found
 
-    def forward(self, y0: Tensor, times: Tensor) -> Path:
+    def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
         """Solve, and record what backward will replay."""
         problem, plan = self.problem, self.found.plan
         counted = Counted(problem.field, problem.stats)
@@ -83,7 +83,7 @@ class Recorded:
             plan.record_back(self.found.module, y0, problem.parameters(), walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-        return Path(_with_start(y0, walked.outputs), walked.steps, walked.starts)
+        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
