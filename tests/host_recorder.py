@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from lightning_modules.solvers.captured import recording
-from lightning_modules.solvers.captured.inspection import Inspector, rehearse
+from lightning_modules.solvers.recorded.inspection import Inspector, rehearse
 
 Work = Callable[[], None]
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ from lightning_modules.solvers.base import (
     collect_stats,
 )
 from lightning_modules.solvers.captured import backend as captured_backend
+from lightning_modules.solvers.compiled import backend as compiled_backend
 from lightning_modules.solvers.importing import import_backend
 from lightning_modules.solvers.registry import (
     Backend,
@@ -32,6 +33,7 @@ from lightning_modules.solvers.watching import Step, watch_steps
 register_backend(torchdiffeq_backend.BACKEND)
 register_backend(native_backend.BACKEND)
 register_backend(captured_backend.BACKEND)
+register_backend(compiled_backend.BACKEND)
 register_backend(scipy_backend.BACKEND)
 
 __all__ = [

@@ -21,7 +21,7 @@ from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import Pulls, autocast_now, check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages
-from lightning_modules.solvers.sweep import Sweep, Taken
+from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 
@@ -157,7 +157,7 @@ class Eager:
         """Evaluate the steps again, from the last to the first, and go back through them."""
         starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
         replay = _Replay(self.problem, y0, starts, parameters)
-        grad_y0 = Sweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
+        grad_y0 = StagedSweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
         return grad_y0, replay.gradients
 
 

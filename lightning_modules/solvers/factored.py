@@ -21,7 +21,7 @@ from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.replay import check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
-from lightning_modules.solvers.sweep import Sweep, Taken
+from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
 
 
@@ -137,7 +137,7 @@ class _Factored(torch.autograd.Function):
         y0 = ctx.saved_tensors[0]
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         pullbacks = _Pullbacks(ctx.field, ctx.tape)
-        sweep = Sweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)
+        sweep = StagedSweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)
         with torch.autocast(y0.device.type, enabled=False):
             steps = [tape.step for tape in ctx.tape]
             grad_y0 = sweep.run(steps, grad_ys.reshape(len(grad_ys), -1))

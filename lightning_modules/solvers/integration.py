@@ -141,7 +141,7 @@ class _AdaptiveWalk:
             t1, dt = self._aim(t, size, self._ticks[reached])
             self._check(t, y, dt, ratio)
             y1 = stages.step(t, dt, y)
-            ratio = self._control.ratio(stages.error(), number(dt), y, y1)
+            ratio = stages.ratio(self._control, dt, y, y1)
             accepted = ratio <= 1.0
             for callback in self._callbacks:
                 callback(stages.shown(t, dt, y, y1, ratio, accepted=accepted))

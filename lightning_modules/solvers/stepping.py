@@ -7,6 +7,7 @@ or scalar tensors where a graph must reach the output times.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.tableaus import ButcherTableau
 from lightning_modules.solvers.watching import Step
+
+if TYPE_CHECKING:
+    from lightning_modules.solvers.controller import Controller
 
 Time = float | Tensor
 
@@ -42,15 +46,9 @@ class Stages(ABC):
         """Evaluate the first slope of the first step; later steps inherit theirs."""
         self._evaluate(0, self.time(t), y.view(self._shape))
 
+    @abstractmethod
     def step(self, t: Time, dt: Time, y: Tensor) -> Tensor:
         """Evaluate the slopes of a step and return the state at its end, ``(numbers,)``."""
-        tableau, stage = self.tableau, y
-        if not tableau.fsal:
-            self.open(t, y)
-        for i in range(1, tableau.stages):
-            stage = self.stage(i, y, dt)
-            self._evaluate(i, self.time(t + tableau.c[i] * dt), stage.view(self._shape))
-        return stage if tableau.fsal else self.stage(tableau.stages, y, dt)
 
     def probe(self, t: Time, dt: float, y: Tensor) -> Tensor:
         """Return f after an Euler step from ``y``, without a graph; the slopes stay."""
@@ -79,16 +77,12 @@ class Stages(ABC):
         return self._slope(0).detach()
 
     @abstractmethod
-    def stage(self, i: int, y: Tensor, dt: Time) -> Tensor:
-        """Return the input of stage ``i``, or one behind the last the state at the end."""
+    def ratio(self, control: "Controller", dt: Time, y0: Tensor, y1: Tensor) -> float:
+        """Return the error of the last step, from ``y0`` to ``y1``, over the tolerance."""
 
     @abstractmethod
     def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
         """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
-
-    @abstractmethod
-    def error(self) -> Tensor:
-        """Return the error estimate of the last step over its size, without a graph."""
 
     @abstractmethod
     def advance(self) -> None:
@@ -101,7 +95,33 @@ class Stages(ABC):
     def _slope(self, i: int) -> Tensor: ...
 
 
-class BufferedStages(Stages):
+class StageByStage(Stages):
+    """Stages that are evaluated and combined one after another."""
+
+    def step(self, t: Time, dt: Time, y: Tensor) -> Tensor:
+        """Evaluate the slopes of a step and return the state at its end, ``(numbers,)``."""
+        tableau, stage = self.tableau, y
+        if not tableau.fsal:
+            self.open(t, y)
+        for i in range(1, tableau.stages):
+            stage = self.stage(i, y, dt)
+            self._evaluate(i, self.time(t + tableau.c[i] * dt), stage.view(self._shape))
+        return stage if tableau.fsal else self.stage(tableau.stages, y, dt)
+
+    def ratio(self, control: "Controller", dt: Time, y0: Tensor, y1: Tensor) -> float:
+        """Return the error of the last step, from ``y0`` to ``y1``, over the tolerance."""
+        return control.ratio(self.error(), number(dt), y0, y1)
+
+    @abstractmethod
+    def stage(self, i: int, y: Tensor, dt: Time) -> Tensor:
+        """Return the input of stage ``i``, or one behind the last the state at the end."""
+
+    @abstractmethod
+    def error(self) -> Tensor:
+        """Return the error estimate of the last step over its size, without a graph."""
+
+
+class BufferedStages(StageByStage):
     """Slopes without a graph, rows of one buffer: a combination is one matrix product.
 
     Where the field has a method ``write(t, y, out)``, that fills the row of its slope in place.
@@ -147,7 +167,7 @@ class BufferedStages(Stages):
         return self._buffer[i]
 
 
-class GraphStages(Stages):
+class GraphStages(StageByStage):
     """Slopes that autograd follows, each in memory of its own."""
 
     def __init__(self, field: TensorField, tableau: ButcherTableau, y0: Tensor) -> None:

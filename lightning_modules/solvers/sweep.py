@@ -11,6 +11,7 @@ Source: Hairer, Lubich, Wanner, "Geometric Numerical Integration", VI.9.3, for t
 Runge-Kutta step.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,29 +75,19 @@ class Pullbacks(Protocol):
         ...
 
 
-class Sweep:
+class Sweep(ABC):
     """One backward pass over the accepted steps.
 
-    Row i of ``_g`` is g_i, and the last row is the cotangent of the state at the end of a step:
-    for a method whose last stage is evaluated there (FSAL) that is the input of this stage, whose
-    own g is added to what the row holds already.
+    ``_at_end`` is the cotangent of the state at the end of a step, and then of that at its start.
 
     Args:
-        pullbacks: Gives g_i.
         tableau: The method.
         y0: Gives shape, dtype and device of the state.
     """
 
-    def __init__(self, pullbacks: Pullbacks, tableau: ButcherTableau, y0: Tensor) -> None:
-        self._pullbacks, self._tableau, self._shape = pullbacks, tableau, y0.shape
-        rows = tableau.inputs
-        self._g = y0.new_zeros(len(rows), y0.numel())
-        self._below = [self._g[i + 1 :].t() for i in range(len(rows))]
-        self._weights = [
-            torch.tensor([row[i] for row in rows[i + 1 :]], dtype=y0.dtype, device=y0.device)
-            for i in range(len(rows))
-        ]
-        self._kappa = y0.new_empty(y0.numel())
+    def __init__(self, tableau: ButcherTableau, y0: Tensor) -> None:
+        self._tableau = tableau
+        self._at_end = y0.new_zeros(y0.numel())
 
     def run(self, steps: Sequence[Taken], grad_ys: Tensor) -> Tensor:
         """Go back through all steps.
@@ -116,7 +107,7 @@ class Sweep:
             inherited = None if before is None else before[-1]
             self._back(n, steps[n], after[n], shares, inherited, last=n == len(steps) - 1)
             shares = before
-        return self._g[-1] + grad_ys0[0]
+        return self._at_end + grad_ys0[0]
 
     def _shares(self, step: Taken, grads: Tensor) -> Tensor | None:
         """Return what the interpolated outputs of a step pass to its slopes, (stages, numbers).
@@ -140,7 +131,7 @@ class Sweep:
         *,
         last: bool,
     ) -> None:
-        tableau, at_end = self._tableau, self._g[-1]
+        tableau, at_end = self._tableau, self._at_end
         inside, ends = grads[: step.inside], grads[step.inside :]
         for grad in ends:
             at_end.add_(grad)
@@ -148,6 +139,52 @@ class Sweep:
         self._through(n, step, count, shares, inherited)
         if step.inside:
             at_end.add_(inside.sum(dim=0))
+
+    @abstractmethod
+    def _through(
+        self,
+        n: int,
+        step: Taken,
+        count: int,
+        shares: Tensor | None,
+        inherited: Tensor | None,
+    ) -> None:
+        """Go back through the first ``count`` stages of a step; ``_at_end`` ends at its start.
+
+        Args:
+            n: Number of the step.
+            step: The step.
+            count: All of its stages, or all but the last of a FSAL method.
+            shares: Cotangents that its slopes have from outputs in it, ``(stages, numbers)``.
+            inherited: Cotangent that its first slope has from outputs before it, ``(numbers,)``.
+        """
+
+
+class StagedSweep(Sweep):
+    """Back through stage after stage.
+
+    Row i of ``_g`` is g_i, and the last row is the cotangent of the state at the end of a step:
+    for a method whose last stage is evaluated there (FSAL) that is the input of this stage, whose
+    own g is added to what the row holds already.
+
+    Args:
+        pullbacks: Gives g_i.
+        tableau: The method.
+        y0: Gives shape, dtype and device of the state.
+    """
+
+    def __init__(self, pullbacks: Pullbacks, tableau: ButcherTableau, y0: Tensor) -> None:
+        super().__init__(tableau, y0)
+        self._pullbacks, self._shape = pullbacks, y0.shape
+        rows = tableau.inputs
+        self._g = y0.new_zeros(len(rows), y0.numel())
+        self._at_end = self._g[-1]
+        self._below = [self._g[i + 1 :].t() for i in range(len(rows))]
+        self._weights = [
+            torch.tensor([row[i] for row in rows[i + 1 :]], dtype=y0.dtype, device=y0.device)
+            for i in range(len(rows))
+        ]
+        self._kappa = y0.new_empty(y0.numel())
 
     def _through(
         self,
@@ -166,7 +203,7 @@ class Sweep:
             if inherited is not None and i == 0:
                 kappa.add_(inherited)
             self._keep(i, self._pullbacks.pull(i, kappa))
-        self._g[-1].copy_(self._g.sum(dim=0))
+        self._at_end.copy_(self._g.sum(dim=0))
 
     def _cotangent(self, i: int, dt: Time) -> Tensor:
         kappa, weights = self._kappa, self._weights[i]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Row = tuple[float, ...]
+FEW = 8  # fractions up to which numbers of the host are faster than tensors
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class ButcherTableau:
     def weights_at_all(self, xs: Sequence[float]) -> Tensor:
         """Return w_i at several x, ``(len(xs), s)`` in float64."""
         assert self.interpolant is not None
+        if len(xs) <= FEW:
+            rows = [self.weights_at(x) for x in xs]
+            return torch.tensor(rows, dtype=torch.float64, device="cpu")
         x = torch.tensor(xs, dtype=torch.float64, device="cpu").unsqueeze(1)
         total = torch.zeros_like(x)
         for coefficients in reversed(_by_power(self.interpolant)):

@@ -14,7 +14,7 @@ __all__ = ["ALTERNATIVES", "LIBRARIES", "Counts", "Peer", "Skip", "prepare", "to
 
 # Library -> the ways in which it takes gradients, or steps samples apart.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ours": ("direct", "checkpoint", "adjoint"),
+    "ours": ("direct", "checkpoint", "adjoint", "compiled"),
     "torchdiffeq": ("direct", "adjoint"),
     "torchode": ("direct", "adjoint", "each"),
     "torchdyn": ("direct", "adjoint"),
@@ -40,6 +40,8 @@ def prepare(alternative: str, problem: Problem) -> Peer:
     if library == "ours":
         from reproduce.peers.ours import Ours
 
+        if way == "compiled":
+            return Ours(problem, "checkpoint", "compiled")
         return Ours(problem, way)  # type: ignore[arg-type]
     if library == "torchdiffeq":
         from reproduce.peers.of_torchdiffeq import Torchdiffeq

@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 
 
 class Ours(TorchPeer):
-    """The native backend.
+    """The native methods.
 
     Args:
         problem: The problem.
         gradient: ``direct``, ``checkpoint`` or ``adjoint``.
+        backend: ``native``, or ``compiled`` with ``checkpoint``.
     """
 
-    def __init__(self, problem: Problem, gradient: Gradient) -> None:
+    def __init__(self, problem: Problem, gradient: Gradient, backend: str = "native") -> None:
         super().__init__(problem)
-        self._gradient = gradient
+        self._gradient, self._backend = gradient, backend
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
         """Return the states at ``times``."""
         settings = SolverSettings(
-            "native",
+            self._backend,
             "dopri5",
             rtol=tolerance,
             atol=tolerance,

@@ -24,8 +24,9 @@ from lightning_modules.solvers.captured.ledger import (
     taken,
 )
 from lightning_modules.solvers.captured.recording import Recorder, Work
-from lightning_modules.solvers.captured.walk import Task, Walk, Walked, on_host
+from lightning_modules.solvers.captured.walk import Walk, on_host
 from lightning_modules.solvers.failures import no_step, step_limit
+from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm, TensorField
 
 LOOK_EVERY = 4

@@ -12,7 +12,7 @@ from lightning_modules.solvers.captured.stages import DeviceStages
 from lightning_modules.solvers.captured.walk import on_host
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.replay import Pulls
-from lightning_modules.solvers.sweep import Sweep, Taken
+from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 Kind = tuple[int, bool]
@@ -43,7 +43,7 @@ class _Replay(DeviceStages):
         self._slopes[i].copy_(self.pulls.evaluate(t, y))
 
 
-class RecordedSweep(Sweep):
+class RecordedSweep(StagedSweep):
     """A backward pass over the accepted steps that replays one piece of work for each.
 
     Args:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from lightning_modules.solvers.base import SolverSettings
 from lightning_modules.solvers.captured.recording import Recorder, Work
-from lightning_modules.solvers.captured.walk import Task, Walk, Walked, on_host
+from lightning_modules.solvers.captured.walk import Walk, on_host
 from lightning_modules.solvers.integration import fixed_places
+from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.stepping import number
 from lightning_modules.solvers.sweep import Taken

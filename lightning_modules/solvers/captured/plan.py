@@ -13,16 +13,17 @@ from lightning_modules.solvers.captured.adaptive import AdaptiveWalk
 from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.captured.recording import Recorder
-from lightning_modules.solvers.captured.walk import Task, Walk, Walked
+from lightning_modules.solvers.captured.walk import Walk
 from lightning_modules.solvers.fields import Counted, Recordable
 from lightning_modules.solvers.identity import Unrecordable, weakly
+from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
 from lightning_modules.solvers.sweep import Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 
-class Plan:
+class CapturedPlan:
     """A recorded forward pass and, once there is need, the recorded backward pass.
 
     It refers to the user's field weakly, so that it dies with it.
@@ -65,8 +66,9 @@ class Plan:
         times: Tensor,
         settings: SolverSettings,
         stats: SolveStats,
+        keep: bool,
     ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, the outputs begin with the initial state."""
+        """Solve; arguments as in ``registry.Solve``, ``keep`` is that of the recording."""
         ticks = times.detach().double().tolist()
         task = Task(y0, ticks, settings, stats, field, times.detach())
         with self._static(y0), self._recorder.turn():
@@ -96,6 +98,7 @@ class Plan:
     def back(
         self,
         y0: Tensor,
+        parameters: Sequence[Tensor],
         steps: Sequence[Taken],
         starts: Sequence[Tensor],
         grad_ys: Tensor,

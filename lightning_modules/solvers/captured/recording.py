@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.captured.inspection import rehearse
 from lightning_modules.solvers.identity import Unrecordable
+from lightning_modules.solvers.recorded.inspection import rehearse
 
 Work = Callable[[], None]
 WARM_UP = 2  # runs between rehearsal and recording: libraries choose their kernels in them

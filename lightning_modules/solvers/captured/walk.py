@@ -1,59 +1,19 @@
 """What every walk from the first to the last output time has in common on the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.captured.recording import Recorder
 from lightning_modules.solvers.captured.stages import DeviceStages
-from lightning_modules.solvers.fields import Counted
+from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import TensorField
-from lightning_modules.solvers.sweep import Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 CHUNK_BYTES = 2**24
 """Memory for the states at the starts of steps until the host fetches them."""
-
-
-@dataclass(frozen=True)
-class Walked:
-    """What a walk leaves behind, in memory of its own.
-
-    Args:
-        outputs: States at the output times after the first, ``(time - 1, numbers)``.
-        steps: The accepted steps; empty where the starts are not kept.
-        starts: States at their starts, some steps in each, ``(steps, numbers)``.
-    """
-
-    outputs: Tensor
-    steps: Sequence[Taken]
-    starts: Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One solve as the host has it.
-
-    Args:
-        y0: Initial state.
-        ticks: Output times.
-        settings: Read for ``max_steps``, and for messages.
-        stats: Steps are counted here.
-        field: Evaluations are counted here.
-        times: Output times as they were given, ``(time,)``.
-    """
-
-    y0: Tensor
-    ticks: list[float]
-    settings: SolverSettings
-    stats: SolveStats
-    field: Counted
-    times: Tensor
 
 
 class Walk(ABC):

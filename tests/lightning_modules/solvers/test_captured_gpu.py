@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_modules.nets import ConvField
 from lightning_modules.solvers import SolverSettings, SolveStats, odeint
-from lightning_modules.solvers.captured import plans
 from lightning_modules.solvers.native_backend import methods
+from lightning_modules.solvers.recorded import plans
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.solvers import SolverSettings, odeint, watch_steps
-from lightning_modules.solvers.captured import plans
-from lightning_modules.solvers.captured.inspection import rehearse
 from lightning_modules.solvers.identity import Unrecordable, fingerprint
+from lightning_modules.solvers.recorded import plans
+from lightning_modules.solvers.recorded.inspection import rehearse
 
 __all__ = ["recorders"]
 UNIT = torch.tensor([0.0, 1.0]).double()

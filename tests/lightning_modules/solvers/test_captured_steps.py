@@ -15,11 +15,11 @@ from lightning_modules.solvers.captured import adaptive
 from lightning_modules.solvers.captured.adaptive import LOOK_EVERY, AdaptiveWalk
 from lightning_modules.solvers.captured.control import DeviceController
 from lightning_modules.solvers.captured.grid import FixedWalk
-from lightning_modules.solvers.captured.inspection import Inspector
-from lightning_modules.solvers.captured.walk import Task
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.fields import Counted, OnTensors
 from lightning_modules.solvers.native_backend import methods
+from lightning_modules.solvers.recorded.engine import Task
+from lightning_modules.solvers.recorded.inspection import Inspector
 from lightning_modules.solvers.state import rms
 
 __all__ = ["recorders"]

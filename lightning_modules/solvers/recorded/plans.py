@@ -13,11 +13,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from lightning_modules.solvers.base import SolverSettings, SolveStats
-from lightning_modules.solvers.captured.plan import Plan
-from lightning_modules.solvers.captured.recording import RECORDERS
-from lightning_modules.solvers.captured.walk import Task
 from lightning_modules.solvers.fields import Counted, Recordable
 from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_key
+from lightning_modules.solvers.recorded.engine import Engine, Plan, Task
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
 from lightning_modules.solvers.watching import watchers
@@ -70,7 +68,13 @@ class Found:
 
 
 def find(
-    counted: object, y0: Tensor, times: Tensor, settings: SolverSettings, norm: Norm, keep: bool
+    engine: Engine,
+    counted: object,
+    y0: Tensor,
+    times: Tensor,
+    settings: SolverSettings,
+    norm: Norm,
+    keep: bool,
 ) -> Found | None:
     """Return how to replay a solve, None where it is to be made step by step.
 
@@ -78,6 +82,7 @@ def find(
     recorded the second: a last, smaller batch or a field that lives for one solve costs nothing.
 
     Args:
+        engine: Draws up the plan.
         counted: The field as a backend gets it.
         y0: Initial state.
         times: Output times.
@@ -88,7 +93,7 @@ def find(
     if not isinstance(counted, Counted) or not isinstance(counted.field, Recordable):
         return None
     on_tensors, module = counted.field, counted.field.source
-    if not isinstance(module, nn.Module) or not _may_replay(y0, settings):
+    if not isinstance(module, nn.Module) or not _may_replay(engine, y0, settings):
         return None
     known = _FIELDS.setdefault(module, _OfField())
     outputs = _room(len(times) - 1)
@@ -99,7 +104,7 @@ def find(
     except (Unrecordable, RecursionError) as reason:
         known.refuse(module, None, Unrecordable(str(reason)))
         return None
-    key = (*fixed, *_kind(y0, settings), outputs, keep)
+    key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(settings, outputs, keep))
     if key in known.refused:
         return None
     if key not in known.plans:
@@ -107,8 +112,7 @@ def find(
             return None
         task = Task(y0, times.double().tolist(), settings, SolveStats(), counted, times)
         try:
-            recorder = RECORDERS[y0.device.type](y0.device)
-            known.plans[key] = Plan(recorder, on_tensors, norm, task, outputs, keep)
+            known.plans[key] = engine.plan(on_tensors, norm, task, outputs, keep)
         except Unrecordable as reason:
             known.refuse(module, key, reason)
             return None
@@ -117,9 +121,9 @@ def find(
     return Found(known.plans[key], module, key)
 
 
-def _may_replay(y0: Tensor, settings: SolverSettings) -> bool:
+def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:
     """Return whether nobody looks on whom a replay would not reach."""
-    if y0.device.type not in RECORDERS or type(y0) not in (Tensor, nn.Parameter):
+    if not engine.takes(y0.device) or type(y0) not in (Tensor, nn.Parameter):
         return False
     watched = watchers() or _len_torch_dispatch_stack() or _has_any_global_hook()
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
@@ -134,12 +138,11 @@ def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:
     autocast: dict[str, Any] = autocast_now(y0.device.type)
     return (
         settings.method,
-        settings.rtol,
-        settings.atol,
         y0.shape,
         y0.dtype,
         y0.device,
         autocast["enabled"] and autocast["dtype"],
+        torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         torch.backends.cudnn.allow_tf32,
         torch.backends.cudnn.deterministic,

@@ -1,0 +1,174 @@
+"""One compiled way to solve: what is compiled, and what it stands for."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.compiled.inductor import Function, compiled
+from lightning_modules.solvers.compiled.stages import CompiledStages, clock_of
+from lightning_modules.solvers.compiled.steps import StepFunctions
+from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.identity import weakly
+from lightning_modules.solvers.integration import accepted_steps, outputs_of
+from lightning_modules.solvers.recorded.engine import Task, Walked
+from lightning_modules.solvers.registry import Norm
+from lightning_modules.solvers.replay import autocast_now
+from lightning_modules.solvers.stepping import number
+from lightning_modules.solvers.sweep import Sweep, Taken
+from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
+
+
+class CompiledPlan:
+    """A compiled step and, once there is need, its compiled way back.
+
+    It refers to the user's field weakly, so that it dies with it.
+
+    Args:
+        field: The field over one tensor.
+        norm: Error norm.
+        task: A solve of the kind that will be solved.
+
+    Raises:
+        Unrecordable: If the field or the norm cannot be compiled.
+    """
+
+    def __init__(self, field: Recordable, norm: Norm, task: Task) -> None:
+        module = cast(nn.Module, field.source)
+        weak = field.on(weakref.proxy(module))
+        y0, self._settings = task.y0.detach(), task.settings
+        self._tableau, self._norm = TABLEAUS[task.settings.method], weakly(norm, field, weak)
+        self._functions = StepFunctions(weak, self._tableau, y0.shape, self._norm)
+        self._backs: dict[int, Function] = {}
+        with _constant(y0):
+            y = y0.reshape(-1)
+            clock = self._clock(task.ticks[0], task.ticks[1] - task.ticks[0], y)
+            self._step = compiled(self._functions.step, (clock, y, torch.zeros_like(y)), module)
+
+    def solve(
+        self,
+        field: Counted,
+        y0: Tensor,
+        times: Tensor,
+        settings: SolverSettings,
+        stats: SolveStats,
+        keep: bool,
+    ) -> Walked:
+        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
+        outputs: list[Tensor] = []
+        steps: list[Taken] = []
+        starts: list[Tensor] = []
+        with _constant(y0):
+            stages = CompiledStages(field, self._tableau, y0, settings, self._step)
+            for step in accepted_steps(stages, y0, times, settings, self._norm, stats):
+                outputs += outputs_of(stages, step)
+                if keep:
+                    starts.append(step.y0)
+                    steps.append(Taken.of(step, self._tableau))
+            return Walked(torch.stack(outputs), steps, starts)
+
+    def record_back(
+        self,
+        module: nn.Module,
+        y0: Tensor,
+        parameters: Sequence[Tensor],
+        steps: Sequence[Taken],
+    ) -> None:
+        """Compile what going back over these steps takes, as far as it is not yet.
+
+        Raises:
+            Unrecordable: If it cannot be compiled.
+        """
+        tableau = self._tableau
+        usual = tableau.stages - tableau.fsal
+        counts = {tableau.stages if steps[-1].inside else usual}
+        if len(steps) > 1:
+            counts.add(usual)
+        y, first = y0.detach().reshape(-1), steps[0]
+        for count in counts - self._backs.keys():
+            with _constant(y0):
+                received = y.new_zeros(tableau.stages, len(y))
+                totals = [torch.zeros_like(p) for p in parameters]
+                clock = self._clock(number(first.t), number(first.dt), y)
+                examples = (clock, y, torch.zeros_like(y), received, *totals)
+                work = partial(self._functions.back, count, parameters)
+                self._backs[count] = compiled(work, examples, module)
+
+    def back(
+        self,
+        y0: Tensor,
+        parameters: Sequence[Tensor],
+        steps: Sequence[Taken],
+        starts: Sequence[Tensor],
+        grad_ys: Tensor,
+        stats: SolveStats,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the gradients by the initial state, ``(numbers,)``, and by the parameters."""
+        rows = [row for start in starts for row in start.view(-1, y0.numel())]
+        with _constant(y0):
+            sweep = _Sweep(self._backs, self._clock, self._tableau, y0, rows, parameters, stats)
+            return sweep.run(steps, grad_ys), sweep.totals
+
+    def _clock(self, t: float, dt: float, y: Tensor) -> Tensor:
+        return clock_of(self._tableau, t, dt, self._settings, y)
+
+
+class _Sweep(Sweep):
+    """A backward pass that calls one compiled function for each step.
+
+    Args:
+        backs: `StepFunctions.back` by the number of stages, compiled.
+        clock: Returns the clock of a step from its start, its size and a state.
+        tableau: The method.
+        y0: Gives shape, dtype and device of the state.
+        starts: States at the starts of the steps, ``(numbers,)`` each.
+        parameters: The parameters of the field; ``totals`` has what reached them.
+        stats: Evaluations are counted here.
+    """
+
+    def __init__(
+        self,
+        backs: Mapping[int, Function],
+        clock: Callable[[float, float, Tensor], Tensor],
+        tableau: ButcherTableau,
+        y0: Tensor,
+        starts: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        stats: SolveStats,
+    ) -> None:
+        super().__init__(tableau, y0)
+        self._backs, self._clock, self._starts, self._stats = backs, clock, starts, stats
+        self._nothing = y0.new_zeros(tableau.stages, y0.numel())
+        self.totals: Sequence[Tensor] = [torch.zeros_like(p) for p in parameters]
+
+    def _through(
+        self,
+        n: int,
+        step: Taken,
+        count: int,
+        shares: Tensor | None,
+        inherited: Tensor | None,
+    ) -> None:
+        received = self._nothing if shares is None else shares
+        if inherited is not None:
+            received = received.clone()
+            received[0] += inherited
+        at_end, start = self._at_end, self._starts[n]
+        clock = self._clock(number(step.t), number(step.dt), start)
+        pulled, *self.totals = self._backs[count](clock, start, at_end, received, *self.totals)
+        at_end.copy_(pulled)
+        self._stats.nfe_backward += count
+
+
+@contextmanager
+def _constant(y0: Tensor) -> Iterator[None]:
+    """Record no graph, and cache no cast: it would be traced in place of the cast."""
+    autocast: dict[str, Any] = autocast_now(y0.device.type)
+    cast = torch.autocast(**autocast) if autocast["enabled"] else nullcontext()
+    with torch.inference_mode(False), torch.no_grad(), cast:
+        yield

@@ -1,0 +1,1 @@
+"""What backends share that make a step once and repeat it: when that is right, how long it is."""

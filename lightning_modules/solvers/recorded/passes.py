@@ -1,0 +1,101 @@
+"""The two passes of a solve, by a plan where there is one and natively where there is none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lightning_modules.solvers import native_backend
+from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.checkpoint import (
+    Eager,
+    Path,
+    differentiable,
+    solve_checkpointed,
+)
+from lightning_modules.solvers.factored import solve_factored
+from lightning_modules.solvers.fields import Counted
+from lightning_modules.solvers.identity import Unrecordable
+from lightning_modules.solvers.recorded.engine import Engine
+from lightning_modules.solvers.recorded.plans import Found, find
+from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
+
+
+def backend_of(engine: Engine) -> Backend:
+    """Return the backend of an engine; it has the methods and gradients of the native one."""
+    return Backend(
+        name=engine.name,
+        solve=partial(_solve, engine),
+        methods=native_backend.methods,
+        gradients=("direct", "adjoint", "checkpoint"),
+        checkpointed=partial(_solve_checkpointed, engine),
+        factored=solve_factored,
+        absent=native_backend.BACKEND.absent,
+    )
+
+
+def _solve(
+    engine: Engine,
+    field: TensorField,
+    y0: Tensor,
+    times: Tensor,
+    settings: SolverSettings,
+    norm: Norm,
+    stats: SolveStats,
+) -> Tensor:
+    """Solve by a plan where no graph is recorded; arguments as in ``registry.Solve``."""
+    if not torch.is_grad_enabled():
+        found = find(engine, field, y0, times, settings, norm, keep=False)
+        if found is not None:
+            assert isinstance(field, Counted)
+            walked = found.plan.solve(field, y0, times, settings, stats, keep=False)
+            return _with_start(y0, walked.outputs)
+    return native_backend.solve(field, y0, times, settings, norm, stats)
+
+
+def _solve_checkpointed(engine: Engine, problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and not times.requires_grad:
+        counted = Counted(problem.field, problem.stats)
+        found = find(engine, counted, y0, times, problem.settings, problem.norm, keep=True)
+        if found is not None:
+            return differentiable(Planned(problem, found), problem, y0, times)
+    return solve_checkpointed(problem, y0, times)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Both passes of a checkpointed solve by a plan.
+
+    Args:
+        problem: Field, settings and statistics.
+        found: The plan.
+    """
+
+    problem: Problem
+    found: Found
+
+    def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
+        """Solve, and make what backward will take."""
+        problem, plan = self.problem, self.found.plan
+        counted = Counted(problem.field, problem.stats)
+        walked = plan.solve(counted, y0, times, problem.settings, problem.stats, keep=True)
+        try:
+            plan.record_back(self.found.module, y0, problem.parameters(), walked.steps)
+        except Unrecordable as reason:
+            self.found.refuse(reason)
+        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts)
+
+    def backward(
+        self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Go back through the steps that were taken."""
+        plan, stats = self.found.plan, self.problem.stats
+        found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
+        return found or Eager(self.problem).backward(path, y0, parameters, grad_ys)
+
+
+def _with_start(y0: Tensor, outputs: Tensor) -> Tensor:
+    """Return the states at all output times, ``(time, *y0.shape)``."""
+    return torch.cat([y0.detach().unsqueeze(0), outputs.view(-1, *y0.shape)])

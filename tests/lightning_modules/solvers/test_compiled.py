@@ -1,0 +1,172 @@
+"""Compiled solves are the native backend's, and what cannot be compiled is solved natively."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from problems import Net
+from torch import Tensor, nn
+
+from lightning_modules.solvers import SolverSettings, SolveStats, odeint
+from lightning_modules.solvers.compiled import inductor
+from lightning_modules.solvers.compiled.products import LOOPS, SMALL
+from lightning_modules.solvers.native_backend import methods
+
+GRIDS = ([0.0, 1.0], [1.0, 0.2, -0.5], [i / 8 for i in range(9)])
+UNIT = torch.tensor([0.0, 1.0]).double()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """The traced functions, which run as they are: only the compiler is left out."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def uncompiled(
+        graph: torch.fx.GraphModule, examples: list[Tensor], options: dict[str, Any]
+    ) -> torch.fx.GraphModule:
+        assert not any(example.requires_grad for example in examples)
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch._inductor, "compile", uncompiled)
+    return graphs
+
+
+def settings(backend: str = "compiled", method: str = "dopri5", **more: Any) -> SolverSettings:
+    fixed = methods()[method] == "fixed"
+    return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
+
+
+def start(size: int = 5, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 2, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def gradients(
+    net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT
+) -> tuple[list[Tensor], SolveStats]:
+    """Return states and gradients; every output time weighs differently."""
+    solution = odeint(net, y0, times, chosen)
+    weights = torch.arange(1.0, len(times) + 1, dtype=y0.dtype)
+    loss = (weights * solution.ys.pow(2).flatten(1).sum(dim=1)).sum()
+    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return [solution.ys.detach(), *found], solution.stats
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+CASES = [
+    *((method, "checkpoint", GRIDS[-1]) for method in methods()),
+    *(("dopri5", "checkpoint", grid) for grid in GRIDS[:-1]),
+    ("bosh3", "adjoint", GRIDS[1]),
+]
+
+
+@pytest.mark.parametrize(("method", "gradient", "grid"), CASES)
+def test_traced_solves_and_their_cost_are_the_native_ones(
+    method: str, gradient: str, grid: list[float], traced: list[torch.fx.GraphModule]
+) -> None:
+    net, y0, times = Net(), start(), torch.tensor(grid).double()
+    expected = gradients(net, y0, settings("native", method, gradient=gradient), times)
+    for _ in range(3):  # natively, compiled, and so again
+        found = gradients(net, y0, settings(method=method, gradient=gradient), times)
+        assert found[1] == expected[1]
+        same(found[0], expected[0])
+    assert traced
+
+
+def test_a_compiled_training_is_that_of_the_native_backend() -> None:
+    """Weights change in place between solves, and two solves come before their backward."""
+    weights = []
+    for backend in ("native", "compiled"):
+        net, chosen = Net(), settings(backend, gradient="checkpoint")
+        optimizer = torch.optim.Adam((p for p in net.parameters() if p.requires_grad), lr=0.05)
+        for step in range(4):
+            optimizer.zero_grad()
+            ends = [odeint(net, start(seed=s), UNIT, chosen).ys[-1] for s in (step, step + 1)]
+            (ends[0].square().mean() + 2 * ends[1].square().mean()).backward()
+            optimizer.step()
+        weights.append([p.detach() for p in net.parameters()])
+    same(*weights)
+
+
+def test_without_a_compiler_it_is_native_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(*_: Any) -> None:
+        raise RuntimeError("No working C++ compiler found\nin 3 places")
+
+    monkeypatch.setattr(torch._inductor, "compile", absent)
+    net, y0 = Net(), start()
+    expected = gradients(net, y0, settings("native", gradient="checkpoint"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            found = gradients(net, y0, settings(gradient="checkpoint"))
+            assert found[1] == expected[1]
+            same(found[0], expected[0])
+    (warning,) = told
+    assert "No working C++ compiler found" in str(warning.message)
+    assert "in 3 places" not in str(warning.message)
+
+
+def test_a_field_that_draws_random_numbers_is_solved_natively(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net.double()
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.net(y)
+
+    field = Noisy()
+    chosen = settings(method="rk4", gradient="checkpoint")
+    odeint(field, start(), UNIT, chosen)
+    with pytest.warns(UserWarning, match="random numbers"):
+        odeint(field, start(), UNIT, chosen)
+    assert not traced
+
+
+@pytest.mark.parametrize("operator", LOOPS)
+def test_loops_are_the_products_they_stand_for(operator: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    name, lead = str(operator), (3,) if "bmm" in str(operator) else ()
+    given = [draw(*lead, 4, 5), draw(*lead, 5, 6)]
+    weights: dict[str, float] = {}
+    if "add" in name:
+        given.insert(0, draw(*lead, 4, 6))
+        weights = {"beta": 0.5, "alpha": 2.0}
+    torch.testing.assert_close(LOOPS[operator](*given, **weights), operator(*given, **weights))
+
+
+def test_a_large_product_stays_what_it_is() -> None:
+    side = round(SMALL ** (1 / 3)) + 1
+    large = torch.ones(side, side)
+    assert LOOPS[torch.ops.aten.mm.default](large, large) is NotImplemented
+    assert LOOPS[torch.ops.aten.addmm.default](large, large, large) is NotImplemented
+
+
+def test_tensors_of_the_field_are_read_at_every_call(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    """They are arguments, not constants that the compiler may fold."""
+    layer = nn.Linear(3, 3).double()
+    x = torch.ones(2, 3).double()
+    with torch.no_grad():
+        run = inductor.compiled(lambda y: (layer(y),), (x,), layer)
+        torch.testing.assert_close(run(x)[0], layer(x))
+        layer.weight.mul_(2)
+        torch.testing.assert_close(run(x)[0], layer(x))
+    assert not [node for node in traced[0].graph.nodes if node.op == "get_attr"]
