@@ -28,8 +28,8 @@ class Compiled:
     name = "compiled"
 
     def takes(self, device: torch.device) -> bool:
-        """Return whether it compiles for a device."""
-        return device.type == "cpu"
+        """Return whether it compiles for a device; the compiler would autocast a second time."""
+        return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def kind(self, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
         """Return nothing: tolerances are arguments, outputs and backward are made apart."""

@@ -43,7 +43,7 @@ def compiled(function: Function, examples: Sequence[Tensor], module: nn.Module) 
     device = examples[0].device
     rehearse(lambda: void(function(*examples)), module, device)
     try:
-        graph = make_fx(lambda *given: tuple(function(*given)), LOOPS)(*examples)
+        graph = _traced(function, examples)
         options = OPTIONS | ({"cpp.threads": 1} if _largest(graph) < SINGLE else {})
         constants = _lifted(graph)
         run = torch._inductor.compile(graph, [*examples, *constants], options)
@@ -56,6 +56,20 @@ def compiled(function: Function, examples: Sequence[Tensor], module: nn.Module) 
         return found
 
     return call
+
+
+def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
+    """Return the operators of a function.
+
+    The tensors are fake while it is traced: a field that reads numbers of them past torch, by
+    ``tolist`` or NumPy, would have them for good, and fails here instead.
+    """
+
+    def traced(*given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(function(*given))
+
+    trace = make_fx(traced, LOOPS, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return trace(*examples)
 
 
 def void(_: object) -> None:

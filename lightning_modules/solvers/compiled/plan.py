@@ -46,7 +46,7 @@ class CompiledPlan:
         self._functions = StepFunctions(weak, self._tableau, y0.shape, self._norm)
         self._backs: dict[int, Function] = {}
         with _constant(y0):
-            y = y0.reshape(-1)
+            y = y0.reshape(-1).contiguous()
             clock = self._clock(task.ticks[0], task.ticks[1] - task.ticks[0], y)
             self._step = compiled(self._functions.step, (clock, y, torch.zeros_like(y)), module)
 
@@ -64,6 +64,7 @@ class CompiledPlan:
         steps: list[Taken] = []
         starts: list[Tensor] = []
         with _constant(y0):
+            y0 = y0.contiguous()  # the memory that the compiled step expects
             stages = CompiledStages(field, self._tableau, y0, settings, self._step)
             for step in accepted_steps(stages, y0, times, settings, self._norm, stats):
                 outputs += outputs_of(stages, step)
@@ -85,12 +86,8 @@ class CompiledPlan:
             Unrecordable: If it cannot be compiled.
         """
         tableau = self._tableau
-        usual = tableau.stages - tableau.fsal
-        counts = {tableau.stages if steps[-1].inside else usual}
-        if len(steps) > 1:
-            counts.add(usual)
-        y, first = y0.detach().reshape(-1), steps[0]
-        for count in counts - self._backs.keys():
+        y, first = y0.detach().reshape(-1).contiguous(), steps[0]
+        for count in self._counts(steps) - self._backs.keys():
             with _constant(y0):
                 received = y.new_zeros(tableau.stages, len(y))
                 totals = [torch.zeros_like(p) for p in parameters]
@@ -107,12 +104,21 @@ class CompiledPlan:
         starts: Sequence[Tensor],
         grad_ys: Tensor,
         stats: SolveStats,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the gradients by the initial state, ``(numbers,)``, and by the parameters."""
+    ) -> tuple[Tensor, Sequence[Tensor]] | None:
+        """Return the gradients by initial state and parameters, None if not compiled for these."""
+        if self._counts(steps) - self._backs.keys():
+            return None
         rows = [row for start in starts for row in start.view(-1, y0.numel())]
         with _constant(y0):
             sweep = _Sweep(self._backs, self._clock, self._tableau, y0, rows, parameters, stats)
             return sweep.run(steps, grad_ys), sweep.totals
+
+    def _counts(self, steps: Sequence[Taken]) -> set[int]:
+        """Return how many stages of the steps a backward pass goes through; see `Sweep`."""
+        tableau = self._tableau
+        usual = tableau.stages - tableau.fsal
+        last = tableau.stages if steps[-1].inside else usual
+        return {last, usual} if len(steps) > 1 else {last}
 
     def _clock(self, t: float, dt: float, y: Tensor) -> Tensor:
         return clock_of(self._tableau, t, dt, self._settings, y)

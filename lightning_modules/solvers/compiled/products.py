@@ -33,7 +33,10 @@ def _added(product: Callable[[Tensor, Tensor], Any]) -> Callable[..., Any]:
         found = product(a, b)
         if found is NotImplemented:
             return found
-        return (c if beta == 1 else beta * c) + (found if alpha == 1 else alpha * found)
+        found = found if alpha == 1 else alpha * found
+        if beta == 0:  # c is not read then, whatever it holds
+            return found.expand(torch.broadcast_shapes(found.shape, c.shape))
+        return (c if beta == 1 else beta * c) + found
 
     return added
 

@@ -70,7 +70,7 @@ class CompiledStages(Stages):
         self._first = self._slopes[-1]
 
     def _evaluate(self, i: int, t: Tensor, y: Tensor) -> None:
-        self._first = self._field(t, y).reshape(-1)
+        self._first = self._field(t, y).reshape(-1).clone()
 
     def _slope(self, i: int) -> Tensor:
         return self._first

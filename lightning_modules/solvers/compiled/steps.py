@@ -100,7 +100,9 @@ class StepFunctions:
         rows, stage = self._tableau.inputs, y
         for i in range(len(slopes), count):
             stage = self._at(y, dt, i, slopes)
-            slopes.append(self._field(times[i], stage.view(self._shape)).reshape(-1))
+            slope = self._field(times[i], stage.view(self._shape)).reshape(-1)
+            # A field without a graph may return the same buffer again.
+            slopes.append(slope if slope.requires_grad else slope.clone())
         fsal = self._tableau.fsal
         if fsal and count == len(rows):
             return stage

@@ -24,10 +24,16 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 
     def uncompiled(
         graph: torch.fx.GraphModule, examples: list[Tensor], options: dict[str, Any]
-    ) -> torch.fx.GraphModule:
+    ) -> Any:
         assert not any(example.requires_grad for example in examples)
+        strides = [example.stride() for example in examples]
+
+        def run(*given: Tensor) -> Any:
+            assert [x.stride() for x in given] == strides  # as compiled code expects
+            return graph(*given)
+
         graphs.append(graph)
-        return graph
+        return run
 
     monkeypatch.setattr(torch._inductor, "compile", uncompiled)
     return graphs
@@ -170,3 +176,72 @@ def test_tensors_of_the_field_are_read_at_every_call(
         layer.weight.mul_(2)
         torch.testing.assert_close(run(x)[0], layer(x))
     assert not [node for node in traced[0].graph.nodes if node.op == "get_attr"]
+
+
+class Reader(nn.Module):
+    """Reads numbers of its state past torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2).double()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.layer(y) * torch.from_numpy(abs(y.detach().numpy()))
+
+
+class Selective(nn.Module):
+    """Its gradient decides by a number, its slopes are a column of a wider tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 3).double()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        found: Tensor = _Decides.apply(self.layer(y))
+        return found[:, :1]
+
+
+class _Decides(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * x.cos() * (2.0 if float(x.sum()) > 1e9 else 1.0)
+
+
+@pytest.mark.parametrize("field", [Reader(), Selective()], ids=["numpy", "backward"])
+def test_what_depends_on_numbers_is_solved_natively(
+    field: nn.Module, traced: list[torch.fx.GraphModule]
+) -> None:
+    y0 = start() if isinstance(field, Reader) else start(3)[:, :1].detach().requires_grad_()
+    expected = gradients(field, y0, settings("native", gradient="checkpoint"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            found = gradients(field, y0, settings(gradient="checkpoint"))
+            assert found[1] == expected[1]
+            same(found[0], expected[0])
+    assert "step by step" in str(told[0].message)
+
+
+def test_a_state_may_lie_in_memory_as_it_likes(traced: list[torch.fx.GraphModule]) -> None:
+    layer = nn.Linear(1, 1).double()
+
+    class Column(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([self.layer(y), y], dim=1)[:, :1]
+
+    field, y0 = Column(), torch.arange(12.0).double().view(4, 3)[:, :1]
+    expected = odeint(field, y0, UNIT, settings("native")).ys
+    for _ in range(3):
+        with torch.no_grad():
+            same([odeint(field, y0, UNIT, settings()).ys], [expected.detach()])
+    assert traced
