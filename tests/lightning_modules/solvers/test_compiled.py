@@ -186,7 +186,7 @@ class Reader(nn.Module):
         self.layer = nn.Linear(2, 2).double()
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.layer(y) * torch.from_numpy(abs(y.detach().numpy()))
+        return self.layer(y) * torch.from_numpy(y.detach().numpy()).abs().neg().exp()
 
 
 class Selective(nn.Module):
