@@ -27,6 +27,15 @@ def number(t: Time) -> float:
     return float(t.detach()) if isinstance(t, Tensor) else t
 
 
+def interpolated(
+    tableau: ButcherTableau, slopes: Tensor, y: Tensor, dt: float, xs: Sequence[Time]
+) -> list[Tensor]:
+    """Return the states at fractions of a step from ``y`` with slopes ``(stages, numbers)``."""
+    weights = tableau.weights_at_all([number(x) for x in xs]).to(slopes)
+    out = y.new_empty(len(xs), len(y))  # autocast leaves products with an out alone
+    return list(torch.addmm(y, weights, slopes, alpha=dt, out=out).unbind())
+
+
 class Stages(ABC):
     """The slopes k_i of one step, wherever they are kept.
 
@@ -143,9 +152,7 @@ class BufferedStages(StageByStage):
 
     def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
         """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
-        weights = self.tableau.weights_at_all([number(x) for x in xs]).to(self._buffer)
-        out = y.new_empty(len(xs), len(y))  # autocast leaves products with an out alone
-        return list(torch.addmm(y, weights, self._buffer, alpha=number(dt), out=out).unbind())
+        return interpolated(self.tableau, self._buffer, y, number(dt), xs)
 
     def error(self) -> Tensor:
         """Return the error estimate of the last step over its size."""

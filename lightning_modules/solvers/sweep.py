@@ -5,7 +5,8 @@ With λ = dL/dy⁺ and g_i = (∂f/∂Y_i)ᵀ κ_i for a step
     Y_i = y + h Σ_j a_ij k_j,    k_i = f(t + c_i h, Y_i),    y⁺ = y + h Σ_i b_i k_i
 
 the cotangent of a slope is κ_i = h (b_i λ + Σ_{j>i} a_ji g_j), and dL/dy = λ + Σ_i g_i. Step sizes
-are constants. Where the g_i come from, from a replay or from a tape, is up to a `Pullbacks`.
+are constants. Where the g_i come from, from a replay or from a tape, is up to a `Pullbacks`;
+another `Sweep` may go through a whole step at once.
 
 Source: Hairer, Lubich, Wanner, "Geometric Numerical Integration", VI.9.3, for the adjoint of a
 Runge-Kutta step.
@@ -82,12 +83,11 @@ class Sweep(ABC):
 
     Args:
         tableau: The method.
-        y0: Gives shape, dtype and device of the state.
+        at_end: Memory for that, ``(numbers,)``, zeros.
     """
 
-    def __init__(self, tableau: ButcherTableau, y0: Tensor) -> None:
-        self._tableau = tableau
-        self._at_end = y0.new_zeros(y0.numel())
+    def __init__(self, tableau: ButcherTableau, at_end: Tensor) -> None:
+        self._tableau, self._at_end = tableau, at_end
 
     def run(self, steps: Sequence[Taken], grad_ys: Tensor) -> Tensor:
         """Go back through all steps.
@@ -174,11 +174,10 @@ class StagedSweep(Sweep):
     """
 
     def __init__(self, pullbacks: Pullbacks, tableau: ButcherTableau, y0: Tensor) -> None:
-        super().__init__(tableau, y0)
-        self._pullbacks, self._shape = pullbacks, y0.shape
         rows = tableau.inputs
         self._g = y0.new_zeros(len(rows), y0.numel())
-        self._at_end = self._g[-1]
+        super().__init__(tableau, self._g[-1])
+        self._pullbacks, self._shape = pullbacks, y0.shape
         self._below = [self._g[i + 1 :].t() for i in range(len(rows))]
         self._weights = [
             torch.tensor([row[i] for row in rows[i + 1 :]], dtype=y0.dtype, device=y0.device)
@@ -194,7 +193,6 @@ class StagedSweep(Sweep):
         shares: Tensor | None,
         inherited: Tensor | None,
     ) -> None:
-        """Go back through the first ``count`` stages of a step."""
         self._pullbacks.begin(n, step, count)
         for i in range(count - 1, -1, -1):
             kappa = self._cotangent(i, step.dt)

@@ -67,5 +67,5 @@ class Peer(ABC):
         """Return steps and evaluations."""
 
     @abstractmethod
-    def memory(self, tolerance: float) -> float:
-        """Return the peak of the memory that a step takes, in MiB."""
+    def memory(self, tolerance: float) -> float | None:
+        """Return the peak of the memory that a step takes, in MiB; None where nobody can tell."""

@@ -84,6 +84,6 @@ class TorchPeer(Peer):
             hook.remove()
         return Counts((forward - 2) / 6, None, forward, len(calls) - forward)
 
-    def memory(self, tolerance: float) -> float:
+    def memory(self, tolerance: float) -> float | None:
         """Return the peak of the tensors that are alive at once in a step, in MiB."""
         return memory.peak(lambda: self.step(tolerance))

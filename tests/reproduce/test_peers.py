@@ -59,7 +59,8 @@ def test_every_alternative_takes_the_gradient_and_tells_its_steps(alternative: s
     loose, tight = peer.counts(1e-3), peer.counts(1e-6)
     assert 1 < loose.steps < tight.steps
     assert tight.nfe_forward == pytest.approx(2 + 6 * tight.steps)
-    assert 0 < peer.memory(1e-3) < 10
+    memory = peer.memory(1e-3)
+    assert memory is None if alternative == "ours_compiled" else 0 < (memory or 0) < 10
 
 
 def _written_twice(name: str) -> tuple[Any, Any, dict[str, Any]]:

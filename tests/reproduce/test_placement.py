@@ -47,6 +47,23 @@ def test_gpus_are_shared_out_by_the_numbers_that_torch_gives_them(
 
 
 @pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize("slots", [None, 2])
+def test_trainings_on_the_cpu_see_no_gpu(slots: int | None) -> None:
+    chosen = placement.choose("cpu", slots=slots)
+    assert isinstance(chosen, Slots)
+    assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in chosen.slots] == [""] * (
+        slots or 1
+    )
+
+
+def test_a_training_on_a_gpu_sees_what_this_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    chosen = placement.choose("cuda")
+    assert isinstance(chosen, Slots)
+    assert chosen.slots[0].environment()["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+@pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -6,8 +6,8 @@ its error, and the way back through it, are one function of TorchInductor each, 
 the interpreter in between. It takes a C++ compiler and from seconds to a minute for each kind of
 solve, which TorchInductor remembers on the disk: worth it for trainings of many small steps.
 
-What is compiled, and what is left to ``native``, is as in ``captured.backend``; so is all on a
-GPU.
+What is compiled, and what is left to ``native``, is as in ``captured.backend``. Native is also
+every solve on a GPU, and one under autocast.
 """
 
 from collections.abc import Hashable

@@ -20,16 +20,17 @@ from lightning_modules.solvers.recorded.inspection import rehearse
 
 Function = Callable[..., Sequence[Tensor]]
 
-
 OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,  # memory is asked for in C++ too: half the time of a small step
+    "cpp_wrapper": True,  # memory is asked for in C++ too, not tensor by tensor in Python
     "cpp.enable_tiling_heuristics": False,  # they leave columns of small matrices to scalars
 }
 SINGLE = 2**14
-"""Numbers of the largest tensor below which one thread is faster than waiting for others."""
+"""Work of the largest loop below which one thread is faster than waiting for others."""
 
 
-def compiled(function: Function, examples: Sequence[Tensor], module: nn.Module) -> Function:
+def compiled_function(
+    function: Function, examples: Sequence[Tensor], module: nn.Module
+) -> Function:
     """Return ``function`` compiled for tensors like the examples.
 
     Args:
@@ -40,8 +41,11 @@ def compiled(function: Function, examples: Sequence[Tensor], module: nn.Module) 
     Raises:
         Unrecordable: If it cannot be compiled.
     """
-    device = examples[0].device
-    rehearse(lambda: void(function(*examples)), module, device)
+
+    def rehearsal() -> None:
+        function(*examples)
+
+    rehearse(rehearsal, module, examples[0].device)
     try:
         graph = _traced(function, examples)
         options = OPTIONS | ({"cpp.threads": 1} if _largest(graph) < SINGLE else {})
@@ -72,12 +76,8 @@ def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
     return trace(*examples)
 
 
-def void(_: object) -> None:
-    """Return nothing."""
-
-
 def _largest(graph: GraphModule) -> int:
-    """Return the numbers of the largest tensor that anything computes."""
+    """Return the numbers of the largest tensor, those that are summed up at once included."""
     values = (node.meta.get("val") for node in graph.graph.nodes)
     return max(value.numel() for value in values if isinstance(value, Tensor))
 

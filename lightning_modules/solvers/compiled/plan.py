@@ -1,24 +1,23 @@
 """One compiled way to solve: what is compiled, and what it stands for."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.solvers.base import SolverSettings, SolveStats
-from lightning_modules.solvers.compiled.inductor import Function, compiled
-from lightning_modules.solvers.compiled.stages import CompiledStages, clock_of
+from lightning_modules.solvers.compiled.inductor import Function, compiled_function
+from lightning_modules.solvers.compiled.stages import CompiledStages, clock_of, vector
 from lightning_modules.solvers.compiled.steps import StepFunctions
 from lightning_modules.solvers.fields import Counted, Recordable
 from lightning_modules.solvers.identity import weakly
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm
-from lightning_modules.solvers.replay import autocast_now
 from lightning_modules.solvers.stepping import number
 from lightning_modules.solvers.sweep import Sweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -41,14 +40,16 @@ class CompiledPlan:
     def __init__(self, field: Recordable, norm: Norm, task: Task) -> None:
         module = cast(nn.Module, field.source)
         weak = field.on(weakref.proxy(module))
-        y0, self._settings = task.y0.detach(), task.settings
-        self._tableau, self._norm = TABLEAUS[task.settings.method], weakly(norm, field, weak)
+        y0, settings = task.y0.detach(), task.settings
+        self._tableau, self._norm = TABLEAUS[settings.method], weakly(norm, field, weak)
         self._functions = StepFunctions(weak, self._tableau, y0.shape, self._norm)
         self._backs: dict[int, Function] = {}
-        with _constant(y0):
+        with _constant():
             y = y0.reshape(-1).contiguous()
-            clock = self._clock(task.ticks[0], task.ticks[1] - task.ticks[0], y)
-            self._step = compiled(self._functions.step, (clock, y, torch.zeros_like(y)), module)
+            clock = clock_of(self._tableau, task.ticks[0], task.ticks[1] - task.ticks[0], y)
+            tolerances = vector((settings.rtol, settings.atol), y)
+            examples = (clock, tolerances, y, torch.zeros_like(y))
+            self._step = compiled_function(self._functions.step, examples, module)
 
     def solve(
         self,
@@ -63,7 +64,7 @@ class CompiledPlan:
         outputs: list[Tensor] = []
         steps: list[Taken] = []
         starts: list[Tensor] = []
-        with _constant(y0):
+        with _constant():
             y0 = y0.contiguous()  # the memory that the compiled step expects
             stages = CompiledStages(field, self._tableau, y0, settings, self._step)
             for step in accepted_steps(stages, y0, times, settings, self._norm, stats):
@@ -88,13 +89,13 @@ class CompiledPlan:
         tableau = self._tableau
         y, first = y0.detach().reshape(-1).contiguous(), steps[0]
         for count in self._counts(steps) - self._backs.keys():
-            with _constant(y0):
+            with _constant():
                 received = y.new_zeros(tableau.stages, len(y))
                 totals = [torch.zeros_like(p) for p in parameters]
-                clock = self._clock(number(first.t), number(first.dt), y)
+                clock = clock_of(tableau, number(first.t), number(first.dt), y)
                 examples = (clock, y, torch.zeros_like(y), received, *totals)
                 work = partial(self._functions.back, count, parameters)
-                self._backs[count] = compiled(work, examples, module)
+                self._backs[count] = compiled_function(work, examples, module)
 
     def back(
         self,
@@ -109,8 +110,8 @@ class CompiledPlan:
         if self._counts(steps) - self._backs.keys():
             return None
         rows = [row for start in starts for row in start.view(-1, y0.numel())]
-        with _constant(y0):
-            sweep = _Sweep(self._backs, self._clock, self._tableau, y0, rows, parameters, stats)
+        with _constant():
+            sweep = _Sweep(self._backs, self._tableau, y0, rows, parameters, stats)
             return sweep.run(steps, grad_ys), sweep.totals
 
     def _counts(self, steps: Sequence[Taken]) -> set[int]:
@@ -120,16 +121,12 @@ class CompiledPlan:
         last = tableau.stages if steps[-1].inside else usual
         return {last, usual} if len(steps) > 1 else {last}
 
-    def _clock(self, t: float, dt: float, y: Tensor) -> Tensor:
-        return clock_of(self._tableau, t, dt, self._settings, y)
-
 
 class _Sweep(Sweep):
     """A backward pass that calls one compiled function for each step.
 
     Args:
         backs: `StepFunctions.back` by the number of stages, compiled.
-        clock: Returns the clock of a step from its start, its size and a state.
         tableau: The method.
         y0: Gives shape, dtype and device of the state.
         starts: States at the starts of the steps, ``(numbers,)`` each.
@@ -140,15 +137,14 @@ class _Sweep(Sweep):
     def __init__(
         self,
         backs: Mapping[int, Function],
-        clock: Callable[[float, float, Tensor], Tensor],
         tableau: ButcherTableau,
         y0: Tensor,
         starts: Sequence[Tensor],
         parameters: Sequence[Tensor],
         stats: SolveStats,
     ) -> None:
-        super().__init__(tableau, y0)
-        self._backs, self._clock, self._starts, self._stats = backs, clock, starts, stats
+        super().__init__(tableau, y0.new_zeros(y0.numel()))
+        self._backs, self._starts, self._stats = backs, starts, stats
         self._nothing = y0.new_zeros(tableau.stages, y0.numel())
         self.totals: Sequence[Tensor] = [torch.zeros_like(p) for p in parameters]
 
@@ -165,16 +161,14 @@ class _Sweep(Sweep):
             received = received.clone()
             received[0] += inherited
         at_end, start = self._at_end, self._starts[n]
-        clock = self._clock(number(step.t), number(step.dt), start)
+        clock = clock_of(self._tableau, number(step.t), number(step.dt), start)
         pulled, *self.totals = self._backs[count](clock, start, at_end, received, *self.totals)
         at_end.copy_(pulled)
         self._stats.nfe_backward += count
 
 
 @contextmanager
-def _constant(y0: Tensor) -> Iterator[None]:
-    """Record no graph, and cache no cast: it would be traced in place of the cast."""
-    autocast: dict[str, Any] = autocast_now(y0.device.type)
-    cast = torch.autocast(**autocast) if autocast["enabled"] else nullcontext()
-    with torch.inference_mode(False), torch.no_grad(), cast:
+def _constant() -> Iterator[None]:
+    """Record no graph, and make tensors that later solves may read, whatever mode they are in."""
+    with torch.inference_mode(False), torch.no_grad():
         yield

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL = 2**19
-"""Multiplications of a product up to which it is a loop."""
+SMALL = 2**16
+"""Multiplications of a product up to which it is a loop; the library's blocks win beyond."""
 
 _aten = torch.ops.aten
 

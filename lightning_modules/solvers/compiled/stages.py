@@ -9,16 +9,18 @@ from lightning_modules.solvers.base import SolverSettings
 from lightning_modules.solvers.compiled.inductor import Function
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.fields import Counted
-from lightning_modules.solvers.stepping import Stages, Time, number
+from lightning_modules.solvers.stepping import Stages, Time, interpolated, number
 from lightning_modules.solvers.tableaus import ButcherTableau
 
 
-def clock_of(
-    tableau: ButcherTableau, t: float, dt: float, settings: SolverSettings, like: Tensor
-) -> Tensor:
-    """Return size, tolerances and times of a step, ``(3 + stages,)``; see `StepFunctions`."""
-    times = (t + c * dt for c in tableau.c)
-    return torch.tensor([dt, settings.rtol, settings.atol, *times], dtype=like.dtype)
+def clock_of(tableau: ButcherTableau, t: float, dt: float, like: Tensor) -> Tensor:
+    """Return size and times of a step, ``(1 + stages,)``; see `StepFunctions`."""
+    return vector([dt, *(t + c * dt for c in tableau.c)], like)
+
+
+def vector(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Return numbers of the host in the dtype of a state and beside it."""
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)
 
 
 class CompiledStages(Stages):
@@ -41,15 +43,16 @@ class CompiledStages(Stages):
         step: Function,
     ) -> None:
         super().__init__(field, tableau, y0)
-        self._count, self._settings, self._step = field.count, settings, step
+        self._count, self._step = field.count, step
+        self._tolerances = vector((settings.rtol, settings.atol), y0)
         self._first = y0.reshape(-1)
         self._ratio: Tensor = self._first
         self._slopes: Tensor = self._first
 
     def step(self, t: Time, dt: Time, y: Tensor) -> Tensor:
         """Take a step and return the state at its end, ``(numbers,)``."""
-        clock = clock_of(self.tableau, number(t), number(dt), self._settings, y)
-        end, self._slopes, *ratio = self._step(clock, y, self._first)
+        clock = clock_of(self.tableau, number(t), number(dt), y)
+        end, self._slopes, *ratio = self._step(clock, self._tolerances, y, self._first)
         if ratio:
             self._ratio = ratio[0]
         self._count(self.tableau.stages - self.tableau.fsal)
@@ -61,9 +64,7 @@ class CompiledStages(Stages):
 
     def interpolate(self, y: Tensor, dt: Time, xs: Sequence[Time]) -> list[Tensor]:
         """Return the states at fractions ``xs`` of the last step, which began at ``y``."""
-        weights = self.tableau.weights_at_all([number(x) for x in xs]).to(y)
-        out = y.new_empty(len(xs), len(y))  # autocast leaves products with an out alone
-        return list(torch.addmm(y, weights, self._slopes, alpha=number(dt), out=out).unbind())
+        return interpolated(self.tableau, self._slopes, y, number(dt), xs)
 
     def advance(self) -> None:
         """Make the last slope the first of the next step."""

@@ -13,8 +13,8 @@ from lightning_modules.solvers.tableaus import ButcherTableau
 class StepFunctions:
     """What is compiled of a method and a field.
 
-    A ``clock`` holds the size of a step, the relative and the absolute tolerance, and the times of
-    its stages, ``(3 + stages,)``, in the dtype of the state: the host makes it in float64.
+    A ``clock`` holds the size of a step and the times of its stages, ``(1 + stages,)``, in the
+    dtype of the state: the host makes it in float64.
 
     Args:
         field: The field over one tensor, its evaluations not counted.
@@ -33,11 +33,14 @@ class StepFunctions:
         self._field, self._tableau, self._shape = field, tableau, shape
         self._norm = norm
 
-    def step(self, clock: Tensor, y: Tensor, first: Tensor) -> Sequence[Tensor]:
+    def step(
+        self, clock: Tensor, tolerances: Tensor, y: Tensor, first: Tensor
+    ) -> Sequence[Tensor]:
         """Take a step.
 
         Args:
-            clock: Size, tolerances and times.
+            clock: Size and times.
+            tolerances: The relative and the absolute one, ``(2,)``.
             y: State at its start, ``(numbers,)``.
             first: Slope at its start, ``(numbers,)``; not read unless the method is FSAL.
 
@@ -51,7 +54,7 @@ class StepFunctions:
         if tableau.error is None:
             return end, torch.stack(slopes)
         error = _combined(tableau.error, slopes)
-        _, rtol, atol, *_ = clock.unbind()
+        rtol, atol = tolerances.unbind()
         scale = torch.maximum(y.abs(), end.abs()) * rtol + atol
         return end, torch.stack(slopes), self._norm((error / scale).view(self._shape))
 
@@ -70,7 +73,7 @@ class StepFunctions:
         Args:
             count: All of them, or all but the last of a FSAL method.
             parameters: The parameters of the field.
-            clock: Size, tolerances and times.
+            clock: Size and times.
             y: State at the start of the step, ``(numbers,)``.
             at_end: Cotangent of the state at its end, ``(numbers,)``.
             received: Cotangents that the slopes have from elsewhere, ``(stages, numbers)``.
@@ -96,7 +99,7 @@ class StepFunctions:
 
     def _stages(self, clock: Tensor, y: Tensor, slopes: list[Tensor], count: int) -> Tensor:
         """Append the slopes up to ``count``, and return the state at the end of the step."""
-        dt, _, _, *times = clock.unbind()
+        dt, *times = clock.unbind()
         rows, stage = self._tableau.inputs, y
         for i in range(len(slopes), count):
             stage = self._at(y, dt, i, slopes)

@@ -1,1 +1,1 @@
-"""What backends share that make a step once and repeat it: when that is right, how long it is."""
+"""What backends share that make a step once and repeat it: when that is right, and until when."""

@@ -35,7 +35,7 @@ class Task:
     Args:
         y0: Initial state.
         ticks: Output times.
-        settings: Read for ``max_steps``, and for messages.
+        settings: Method, tolerances and ``max_steps``.
         stats: Steps are counted here.
         field: Evaluations are counted here.
         times: Output times as they were given, ``(time,)``.

@@ -1,4 +1,4 @@
-"""Which solves are recorded, and where the recordings are kept."""
+"""Which solves have a plan, and where the plans are kept."""
 
 import warnings
 from collections import OrderedDict
@@ -21,11 +21,13 @@ from lightning_modules.solvers.replay import autocast_now
 from lightning_modules.solvers.watching import watchers
 
 MOST_PLANS = 8
-"""Recordings kept for one field, each with memory of its own; the one used last stays longest."""
+"""Plans kept for one field, each with memory of its own; the one used last stays longest."""
+MOST_MADE = 32
+"""Plans made for one field; who would need more makes plans instead of solving."""
 MOST_SEEN = 64
-"""Kinds of solves remembered that were met once, or that cannot be recorded."""
+"""Kinds of solves remembered that were met once, or that can have no plan."""
 MOST_OUTPUT_BYTES = 2**28
-"""States at output times; a solve with more of them is not recorded."""
+"""States at output times; a solve with more of them has no plan."""
 
 
 @dataclass
@@ -35,21 +37,29 @@ class _OfField:
     plans: OrderedDict[Hashable, Plan] = field(default_factory=OrderedDict)
     seen: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
     refused: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
-    warned: bool = False
+    warned: set[str] = field(default_factory=set)
+    made: int = 0
 
-    def refuse(self, module: nn.Module, key: Hashable, reason: Unrecordable) -> None:
-        """Solve such as this one step by step from now on, and say so once."""
+    def refuse(
+        self, engine: Engine, module: nn.Module, key: Hashable, reason: Unrecordable
+    ) -> None:
+        """Solve such as this one step by step from now on, and say so once for each engine."""
         self.plans.pop(key, None)
         _remember(self.refused, key)
-        if not self.warned:
-            self.warned = True
+        if engine.name not in self.warned:
+            self.warned.add(engine.name)
             warnings.warn(
-                f"{type(module).__name__} is solved step by step, not from a recording: "
-                f"{str(reason).rstrip('.')}. "
+                f"{type(module).__name__} is solved step by step, not by what was {engine.name} "
+                f"once: {str(reason).rstrip('.')}. "
                 "backend='native' is the same without this warning.",
                 stacklevel=2,
             )
 
+
+_RESTLESS = (
+    f"{MOST_MADE} plans were made for it already, since its weights are replaced and not changed "
+    "in place, or the shapes of its states vary; change weights in place, and pad batches"
+)
 
 _FIELDS: MutableMapping[nn.Module, _OfField] = WeakKeyDictionary()
 
@@ -58,13 +68,14 @@ _FIELDS: MutableMapping[nn.Module, _OfField] = WeakKeyDictionary()
 class Found:
     """A plan, and what to tell if it does not hold after all."""
 
+    engine: Engine
     plan: Plan
     module: nn.Module
     key: Hashable
 
     def refuse(self, reason: Unrecordable) -> None:
         """Solve such as this one step by step from now on."""
-        _FIELDS[self.module].refuse(self.module, self.key, reason)
+        _FIELDS[self.module].refuse(self.engine, self.module, self.key, reason)
 
 
 def find(
@@ -76,10 +87,10 @@ def find(
     norm: Norm,
     keep: bool,
 ) -> Found | None:
-    """Return how to replay a solve, None where it is to be made step by step.
+    """Return the plan of a solve, None where it is to be made step by step.
 
     A solve of its kind, field, shape and settings, is made step by step the first time and
-    recorded the second: a last, smaller batch or a field that lives for one solve costs nothing.
+    by a plan the second: a last, smaller batch or a field that lives for one solve costs nothing.
 
     Args:
         engine: Draws up the plan.
@@ -102,7 +113,7 @@ def find(
     try:
         fixed = (on_tensors.key(), norm_key(norm), fingerprint(module))
     except (Unrecordable, RecursionError) as reason:
-        known.refuse(module, None, Unrecordable(str(reason)))
+        known.refuse(engine, module, None, Unrecordable(str(reason)))
         return None
     key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(settings, outputs, keep))
     if key in known.refused:
@@ -110,15 +121,19 @@ def find(
     if key not in known.plans:
         if not _remember(known.seen, key):
             return None
+        if known.made == MOST_MADE:
+            known.refuse(engine, module, key, Unrecordable(_RESTLESS))
+            return None
+        known.made += 1
         task = Task(y0, times.double().tolist(), settings, SolveStats(), counted, times)
         try:
             known.plans[key] = engine.plan(on_tensors, norm, task, outputs, keep)
         except Unrecordable as reason:
-            known.refuse(module, key, reason)
+            known.refuse(engine, module, key, reason)
             return None
         _trim(known.plans, MOST_PLANS)
     known.plans.move_to_end(key)
-    return Found(known.plans[key], module, key)
+    return Found(engine, known.plans[key], module, key)
 
 
 def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:
@@ -134,7 +149,7 @@ def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:
 
 
 def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:
-    """Return what is recorded of a solve beside the field."""
+    """Return what a plan of a solve depends on beside the field and what its engine says."""
     autocast: dict[str, Any] = autocast_now(y0.device.type)
     return (
         settings.method,

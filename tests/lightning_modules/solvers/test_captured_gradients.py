@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from against_native import GRIDS, UNIT, gradients, same, start
 from host_recorder import HostRecorder, recorders
 from problems import Net
 from torch import Tensor, nn
 
-from lightning_modules.solvers import SolverSettings, SolveStats, odeint
+from lightning_modules.solvers import SolverSettings, odeint
 from lightning_modules.solvers.native_backend import methods
 
 __all__ = ["recorders"]
 GRADIENTS = ("checkpoint", "adjoint")
-GRIDS = ([0.0, 1.0], [1.0, 0.2, -0.5], [i / 8 for i in range(9)])
-UNIT = torch.tensor([0.0, 1.0]).double()
 
 
 def settings(backend: str = "captured", method: str = "dopri5", **more: Any) -> SolverSettings:
@@ -24,31 +23,10 @@ def settings(backend: str = "captured", method: str = "dopri5", **more: Any) -> 
     return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
 
 
-def start(size: int = 5, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 2, dtype=torch.float64, generator=generator).requires_grad_()
-
-
-def gradients(
-    net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT
-) -> tuple[list[Tensor], SolveStats]:
-    """Return states and gradients; every output time weighs differently."""
-    solution = odeint(net, y0, times, chosen)
-    weights = torch.arange(1.0, len(times) + 1, dtype=y0.dtype)
-    loss = (weights * solution.ys.pow(2).flatten(1).sum(dim=1)).sum()
-    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-    return [solution.ys.detach(), *found], solution.stats
-
-
 def recorded(net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT) -> None:
     """Solve twice: the second solve of a kind is recorded."""
     for _ in range(2):
         gradients(net, y0, chosen, times)
-
-
-def same(found: list[Tensor], expected: list[Tensor]) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{len(grid)}_times")

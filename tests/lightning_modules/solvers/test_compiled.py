@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from against_native import GRIDS, UNIT, gradients, same, start
 from problems import Net
 from torch import Tensor, nn
 
-from lightning_modules.solvers import SolverSettings, SolveStats, odeint
+from lightning_modules.solvers import SolverSettings, odeint
 from lightning_modules.solvers.compiled import inductor
 from lightning_modules.solvers.compiled.products import LOOPS, SMALL
 from lightning_modules.solvers.native_backend import methods
-
-GRIDS = ([0.0, 1.0], [1.0, 0.2, -0.5], [i / 8 for i in range(9)])
-UNIT = torch.tensor([0.0, 1.0]).double()
+from lightning_modules.solvers.recorded import plans
 
 
 @pytest.fixture
@@ -42,27 +41,6 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 def settings(backend: str = "compiled", method: str = "dopri5", **more: Any) -> SolverSettings:
     fixed = methods()[method] == "fixed"
     return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
-
-
-def start(size: int = 5, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 2, dtype=torch.float64, generator=generator).requires_grad_()
-
-
-def gradients(
-    net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT
-) -> tuple[list[Tensor], SolveStats]:
-    """Return states and gradients; every output time weighs differently."""
-    solution = odeint(net, y0, times, chosen)
-    weights = torch.arange(1.0, len(times) + 1, dtype=y0.dtype)
-    loss = (weights * solution.ys.pow(2).flatten(1).sum(dim=1)).sum()
-    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-    return [solution.ys.detach(), *found], solution.stats
-
-
-def same(found: list[Tensor], expected: list[Tensor]) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 CASES = [
@@ -171,7 +149,7 @@ def test_tensors_of_the_field_are_read_at_every_call(
     layer = nn.Linear(3, 3).double()
     x = torch.ones(2, 3).double()
     with torch.no_grad():
-        run = inductor.compiled(lambda y: (layer(y),), (x,), layer)
+        run = inductor.compiled_function(lambda y: (layer(y),), (x,), layer)
         torch.testing.assert_close(run(x)[0], layer(x))
         layer.weight.mul_(2)
         torch.testing.assert_close(run(x)[0], layer(x))
@@ -245,3 +223,19 @@ def test_a_state_may_lie_in_memory_as_it_likes(traced: list[torch.fx.GraphModule
         with torch.no_grad():
             same([odeint(field, y0, UNIT, settings()).ys], [expected.detach()])
     assert traced
+
+
+def test_who_needs_ever_new_plans_is_solved_natively(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    """Weights that are replaced at every update would be compiled at every second one."""
+    net, chosen = Net(), settings(method="euler", gradient="checkpoint")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for size in range(1, plans.MOST_MADE + 3):
+            for _ in range(2):
+                found = gradients(net, start(size), chosen)
+            same(found[0], gradients(net, start(size), settings("native", "euler"))[0])
+    (warning,) = told
+    assert "pad batches" in str(warning.message)
+    assert len(traced) == 2 * plans.MOST_MADE  # a step, and its way back
