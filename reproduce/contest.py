@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+FEWEST = 5  # rounds of which an interval can be told
 PATIENCE = 300.0  # seconds for imports, compilation and all first calls of an alternative
 
 
@@ -34,7 +36,8 @@ class Plan:
         sizes: What its builder takes.
         alternatives: Library and gradient of each.
         tolerances: Tolerances, from loose to tight.
-        rounds: Timed rounds, after one that is not timed.
+        rounds: Most timed rounds, after one that is not timed.
+        seconds: No round begins later than this, but `FEWEST` are gone in any case.
         least: Least seconds of one measurement, which repeats calls until then.
         threads: Threads of every library.
         errors: Whether errors are measured against a reference.
@@ -46,6 +49,7 @@ class Plan:
     alternatives: Sequence[str]
     tolerances: Sequence[float]
     rounds: int
+    seconds: float
     least: float
     threads: int
     errors: bool = True
@@ -185,7 +189,10 @@ def _prepared(plan: Plan, process: Process, alternative: str) -> dict[str, Any]:
 
 def _race(outcome: Outcome, plan: Plan, ready: dict[str, Process]) -> None:
     """Go through all alternatives round by round, each time from another one on."""
+    begun = time.monotonic()
     for number in range(-1, plan.rounds):
+        if number >= FEWEST and time.monotonic() - begun > plan.seconds:
+            break
         for work, tolerance in _works(plan.tolerances):
             names = list(ready)
             turn = number % max(1, len(names))

@@ -15,7 +15,7 @@ from lightning_modules.solvers.replay import refuse_strangers, vjp
 from lightning_modules.solvers.state import Layout, rms
 
 
-class Augmented:
+class Augmented(Recordable):
     """The field of the backward solve over the vector [z, a, g], and the norm of its error.
 
     Args:
@@ -36,14 +36,10 @@ class Augmented:
     ) -> None:
         self.layout = Layout((shape, shape, *(p.shape for p in parameters)))
         self._field, self._measure, self._kind = field, measure, kind
+        self.source = cast(Recordable, field).source
         self._shape, self._parameters = shape, parameters
         self._known = set(map(id, parameters))
         self._sizes = [math.sqrt(max(p.numel(), 1)) for p in parameters]
-
-    @property
-    def source(self) -> Field:
-        """The user's field."""
-        return cast(Recordable, self._field).source
 
     def key(self) -> Hashable:
         """Return what beside the source it depends on; parameters are the source's own."""

@@ -1,8 +1,9 @@
 """The field as a backend gets it: over one tensor, its evaluations counted."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,30 +13,30 @@ from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.state import Layout
 
 
-@runtime_checkable
-class Recordable(Protocol):
+class Recordable(ABC):
     """A field over one tensor of which is known what it is made of.
 
     Two of them with the same ``source`` and ``key`` compute the same function, so that what was
     recorded of one can be replayed for the other.
     """
 
-    @property
-    def source(self) -> Field:
-        """The user's field."""
-        ...
+    source: Field  # the user's
 
+    @abstractmethod
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Evaluate it."""
+
+    @abstractmethod
     def key(self) -> Hashable:
         """Return what beside the source it depends on."""
-        ...
 
+    @abstractmethod
     def on(self, field: Field) -> TensorField:
         """Return the same over another reference to the user's field."""
-        ...
 
 
 @dataclass(frozen=True)
-class OnTensors:
+class OnTensors(Recordable):
     """A user's field over one tensor; tuple states become one vector and back.
 
     Args:

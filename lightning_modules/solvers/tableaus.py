@@ -62,11 +62,22 @@ class ButcherTableau:
         if len(xs) <= FEW:
             rows = [self.weights_at(x) for x in xs]
             return torch.tensor(rows, dtype=torch.float64, device="cpu")
-        x = torch.tensor(xs, dtype=torch.float64, device="cpu").unsqueeze(1)
-        total = torch.zeros_like(x)
-        for coefficients in reversed(_by_power(self.interpolant)):
-            total = (total + coefficients) * x
-        return total
+        x = torch.tensor(xs, dtype=torch.float64, device="cpu")
+        return polynomials(_by_power(self.interpolant), x)
+
+
+def polynomials(by_power: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Return w_i at several x, ``(outputs, s)``.
+
+    Args:
+        by_power: Coefficients of x, x², …, each ``(s,)``.
+        x: Fractions of a step, ``(outputs,)``.
+    """
+    x = x.unsqueeze(1)
+    total = by_power[-1] * x
+    for coefficients in reversed(by_power[:-1]):
+        total = (total + coefficients) * x
+    return total
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -50,7 +51,7 @@ def ctx(tmp_path: Path) -> Context:
 def rows(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     monkeypatch.setattr(contest, "hold", _outcome)
     given = {"problems": {"linear": {}, "cnf": {}}, "sizes": {"linear": ([1, 2], [8, 2])},
-             "tolerances": TOLERANCES, "rounds": 3, "least": 0.0}  # fmt: skip
+             "tolerances": TOLERANCES, "rounds": 3, "seconds": 9.0, "least": 0.0}  # fmt: skip
     profile = benchmark.Profile(given, seeds=1, minutes=None)
     monkeypatch.setitem(benchmark.PROFILES, "smoke", profile)
     return benchmark.run(ctx)
@@ -188,8 +189,22 @@ def test_a_bad_setting_is_one_line(
     assert error.count("\n") == 0
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, contest.FEWEST), (60.0, 12)])
+def test_a_problem_that_takes_long_has_fewer_rounds(seconds: float, rounds: int) -> None:
+    class Quick:
+        def ask(self, patience: float, **order: Any) -> dict[str, float]:
+            return {"seconds": 1.0}
+
+    plan = Plan("linear", {}, ["ours_direct"], [1e-3], 12, seconds, 0.0, 1)
+    outcome, ready = contest.Outcome(), {"ours_direct": cast(contest.Process, Quick())}
+    contest._race(outcome, plan, ready)
+    assert len(outcome.seconds["ours_direct", "step", 1e-3]) == rounds
+
+
 def test_an_alternative_that_is_not_ready_in_time_fails_alone() -> None:
-    plan = Plan("linear", {"batch": 2}, ["ours_direct"], [1e-3], 2, 0.0, 1, False, patience=0.01)
+    plan = Plan(
+        "linear", {"batch": 2}, ["ours_direct"], [1e-3], 2, 60.0, 0.0, 1, False, patience=0.01
+    )
     outcome = contest.hold(plan)
     assert outcome.failed == {"ours_direct": "not ready after 0.01 s"}
     assert not outcome.seconds

@@ -10,9 +10,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.base import SolverFailed, SolverSettings
-from lightning_modules.solvers.captured.control import DeviceController
-from lightning_modules.solvers.captured.ledger import (
+from lightning_modules.solvers.base import SolverSettings
+from lightning_modules.solvers.captured.recording import Recorder, Work
+from lightning_modules.solvers.captured.walk import Walk, on_host
+from lightning_modules.solvers.recorded.control import DeviceController
+from lightning_modules.solvers.recorded.ending import settle
+from lightning_modules.solvers.recorded.engine import Task, Walked
+from lightning_modules.solvers.recorded.ledger import (
     AT_LIMIT,
     DONE,
     GOING,
@@ -23,10 +27,6 @@ from lightning_modules.solvers.captured.ledger import (
     Standing,
     taken,
 )
-from lightning_modules.solvers.captured.recording import Recorder, Work
-from lightning_modules.solvers.captured.walk import Walk, on_host
-from lightning_modules.solvers.failures import no_step, step_limit
-from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm, TensorField
 
 LOOK_EVERY = 4
@@ -55,7 +55,9 @@ class AdaptiveWalk(Walk):
         keep: bool,
     ) -> None:
         super().__init__(field, y0, settings.method, outputs, keep)
-        self._control = DeviceController(self.tableau.order, settings, norm, y0)
+        self._control = DeviceController(
+            self.tableau.order, settings.rtol, settings.atol, norm, y0
+        )
         self._interpolates = self.tableau.interpolant is not None
         self._ledger = Ledger.of(self.rows, y0.device)
         self._standing, self._clocks = self._ledger.standing, self._ledger.clocks
@@ -92,9 +94,7 @@ class AdaptiveWalk(Walk):
             starts += self._filled(new)
             before += new
             self._slot.zero_()
-        self._count(task, standing)
-        if standing.status != DONE:
-            raise self._failure(task, standing)
+        settle(task, standing, self.tableau, self.y)
         self._expected = standing.trials
         steps = taken(clocks, task.ticks, self.tableau, self.y) if self.keep else []
         return Walked(self.out[: len(task.ticks) - 1].clone(), steps, starts)
@@ -122,7 +122,12 @@ class AdaptiveWalk(Walk):
         now = self._standing
         now.t.copy_(self._start)
         self.stages.start(now.t, self.y)
-        size, finite = self._control.first_size(self.stages, now.t, self.y, self._direction)
+        size, finite = self._control.first_size(
+            self.stages.slope(),
+            lambda dt: self.stages.probe_at(now.t, dt, self.y),
+            self.y,
+            self._direction,
+        )
         now.size.copy_(size)
         now.status.add_(~finite, alpha=NOT_STARTED)
 
@@ -196,24 +201,3 @@ class AdaptiveWalk(Walk):
         fractions = torch.where(inside, ticks - t, 0.0 * dt) / dt
         states = self.stages.dense(self.y, fractions, dt)
         torch.where(inside.unsqueeze(1), states, out, out=out)
-
-    def _count(self, task: Task, standing: Standing[float]) -> None:
-        each = self.tableau.stages - self.tableau.fsal
-        opening = 1 if standing.status == NOT_STARTED else 2
-        task.field.count(opening + each * standing.trials)
-        task.stats.steps_accepted += int(standing.accepted)
-        task.stats.steps_rejected += int(standing.rejected)
-
-    def _failure(self, task: Task, standing: Standing[float]) -> SolverFailed:
-        t, end = standing.t, task.ticks[-1]
-        if standing.status == AT_LIMIT:
-            return step_limit(t, end, standing.dt, task.settings, task.stats)
-        finite = standing.status == STUCK and math.isfinite(standing.ratio)
-        dt = 0.0 if standing.status == NOT_STARTED else standing.dt
-        # Evaluated as an eager solve does, to find the cause; counted like there.
-        shaped, y = task.field, self.y.clone()
-
-        def field(at: Tensor, vector: Tensor) -> Tensor:
-            return shaped(at, vector.view(task.y0.shape)).reshape(-1)
-
-        return no_step(field, t, y, dt, end, task.settings, task.stats, finite=finite)

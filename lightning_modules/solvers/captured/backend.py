@@ -17,6 +17,7 @@ hooks; that is found out before it is recorded. Forgotten are recordings with th
 from collections.abc import Hashable
 
 import torch
+from torch import Tensor
 
 from lightning_modules.solvers.base import SolverSettings
 from lightning_modules.solvers.captured.plan import CapturedPlan
@@ -36,7 +37,7 @@ class Captured:
         """Return whether anything records on a device."""
         return device.type in RECORDERS
 
-    def kind(self, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
+    def kind(self, y0: Tensor, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
         """Return what a recording holds beside field, method and numbers."""
         return settings.rtol, settings.atol, outputs, keep
 

@@ -1,7 +1,7 @@
 """One recorded way to solve: what is recorded, and what it stands for."""
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -78,7 +78,7 @@ class CapturedPlan:
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Sequence[Tensor],
+        parameters: Callable[[], Sequence[Tensor]],
         steps: Sequence[Taken],
     ) -> None:
         """Record what going back over these steps takes, as far as it is not yet.
@@ -87,7 +87,7 @@ class CapturedPlan:
             Unrecordable: If it cannot be recorded.
         """
         with self._static(y0), self._recorder.turn(), _fitting():
-            sweep = self._sweep or RecordedSweep(self._field, self._method, y0, parameters)
+            sweep = self._sweep or RecordedSweep(self._field, self._method, y0, parameters())
             try:
                 sweep.record(self._recorder, module, steps, y0.reshape(-1))
             except Unrecordable:

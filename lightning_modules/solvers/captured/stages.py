@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.stepping import BufferedStages, Time
-from lightning_modules.solvers.tableaus import ButcherTableau
+from lightning_modules.solvers.tableaus import ButcherTableau, polynomials
 
 
 class DeviceStages(BufferedStages):
@@ -67,18 +67,10 @@ class DeviceStages(BufferedStages):
         Returns:
             ``(outputs, numbers)``.
         """
-        weights = (dt * self._polynomials(x)).to(self._dtype)
+        weights = (dt * polynomials(self._powers, x)).to(self._dtype)
         return torch.addmm(y, weights, self._buffer, out=y.new_empty(len(x), len(y)))
 
     def inherit(self, accepted: Tensor) -> None:
         """Make the last slope the first of the next step where the step was accepted."""
         first, last = self._slopes[0], self._slopes[-1]
         torch.where(accepted, last, first, out=first)
-
-    def _polynomials(self, x: Tensor) -> Tensor:
-        """Return w_i at several x, ``(outputs, stages)``."""
-        x = x.unsqueeze(1)
-        total = self._powers[-1] * x
-        for coefficients in reversed(self._powers[:-1]):
-            total = (total + coefficients) * x
-        return total

@@ -1,1 +1,1 @@
-"""The native methods with a step, and its way back, compiled into one function each."""
+"""The native methods compiled: a whole solve and its way back, or a step and its way back."""

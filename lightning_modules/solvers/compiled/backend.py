@@ -1,22 +1,28 @@
 """The backend ``compiled``: what ``native`` does, with a step compiled for the CPU.
 
 Step for step it is the native backend: the same methods, accepted and rejected steps, evaluations
-and gradients, up to rounding. Python still decides from step to step; the stages of a step with
-its error, and the way back through it, are one function of TorchInductor each, without a call of
-the interpreter in between. It takes a C++ compiler and from seconds to a minute for each kind of
-solve, which TorchInductor remembers on the disk: worth it for trainings of many small steps.
+and gradients, up to rounding. By an embedded pair with an interpolant (dopri5, tsit5) a solve of
+a small state is one function of TorchInductor, a loop over trials, and its way back is another.
+Otherwise Python decides from step to step, and the stages of a step with its error, and the way
+back through it, are such functions. It takes a C++ compiler and from seconds to a minute for each
+kind of solve, which TorchInductor remembers on the disk: worth it for trainings of many small
+steps.
 
 What is compiled, and what is left to ``native``, is as in ``captured.backend``. Native is also
 every solve on a GPU, and one under autocast.
 """
 
 from collections.abc import Hashable
+from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from lightning_modules.solvers.base import SolverSettings
+from lightning_modules.solvers.compiled.looped import LoopedPlan, loops
 from lightning_modules.solvers.compiled.plan import CompiledPlan
 from lightning_modules.solvers.fields import Recordable
+from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.engine import Plan, Task
 from lightning_modules.solvers.recorded.passes import backend_of
 from lightning_modules.solvers.registry import Norm
@@ -31,12 +37,18 @@ class Compiled:
         """Return whether it compiles for a device; the compiler would autocast a second time."""
         return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
-    def kind(self, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
-        """Return nothing: tolerances are arguments, outputs and backward are made apart."""
-        return ()
+    def kind(self, y0: Tensor, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
+        """Return for how many outputs there is room in a loop, where there is one.
+
+        Tolerances are arguments, and the way back is made apart.
+        """
+        return outputs if loops(y0, settings, outputs) else None
 
     def plan(self, field: Recordable, norm: Norm, task: Task, outputs: int, keep: bool) -> Plan:
-        """Compile a step."""
+        """Compile a solve, or a step."""
+        if loops(task.y0, task.settings, outputs):
+            with suppress(Unrecordable):  # a loop's inputs, for one, may not share memory
+                return LoopedPlan(field, norm, task, outputs)
         return CompiledPlan(field, norm, task)
 
 

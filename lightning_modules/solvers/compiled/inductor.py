@@ -10,11 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop_op
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import CodeGen
 
+from lightning_modules.solvers.compiled.hoisting import hoist
 from lightning_modules.solvers.compiled.products import LOOPS
+from lightning_modules.solvers.compiled.tangent import tanh
 from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.inspection import rehearse
 
@@ -23,7 +28,10 @@ Function = Callable[..., Sequence[Tensor]]
 OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # memory is asked for in C++ too, not tensor by tensor in Python
     "cpp.enable_tiling_heuristics": False,  # they leave columns of small matrices to scalars
+    "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum are one instruction
 }
+REPLACED = LOOPS | {torch.ops.aten.tanh.default: tanh}
+"""Operators that compiled code does better by others."""
 SINGLE = 2**14
 """Work of the largest loop below which one thread is faster than waiting for others."""
 
@@ -41,25 +49,101 @@ def compiled_function(
     Raises:
         Unrecordable: If it cannot be compiled.
     """
+    part = _Part(function, examples, module)
+    return _compiled(part.graph, [*examples, *part.constants], part.largest, part.constants)
 
-    def rehearsal() -> None:
-        function(*examples)
 
-    rehearse(rehearsal, module, examples[0].device)
+def compiled_loop(
+    going: Callable[..., Tensor],
+    body: Function,
+    changing: Sequence[Tensor],
+    given: Sequence[Tensor],
+    module: nn.Module,
+    first: Function | None = None,
+) -> Function:
+    """Return ``body`` repeated as long as ``going`` says, compiled as one function.
+
+    Args:
+        going: Reads what is changing and what is given; returns a truth value, ``()``.
+        body: Reads the same and returns what is changing anew.
+        changing: Examples.
+        given: Examples.
+        module: The field; its tensors are read at every call.
+        first: Likewise, called once before.
+
+    Raises:
+        Unrecordable: If it cannot be compiled.
+    """
+    examples = [example.clone() for example in (*changing, *given)]  # none may share memory
+    parts = [_Part(function, examples, module) for function in (first, body) if function]
+    constants = [tensor for part in parts for tensor in part.constants]
+    repeated, of_body = parts[-1], len(constants) - len(parts[-1].constants)
+    before = hoist(repeated.graph, len(changing))
+
+    def whole(*arguments: Tensor) -> Sequence[Tensor]:
+        state, fixed = arguments[: len(changing)], arguments[len(changing) : len(examples)]
+        held = arguments[len(examples) :]
+        if first:
+            state = parts[0].graph(*state, *fixed, *held[:of_body])
+        read = (*fixed, *held[of_body:])
+        both: Any = (tuple(state), (*read, *before(*read)))
+        found: Sequence[Tensor] = while_loop_op(going, repeated.graph, *both)
+        return found
+
+    arguments = [*examples, *constants]
     try:
-        graph = _traced(function, examples)
-        options = OPTIONS | ({"cpp.threads": 1} if _largest(graph) < SINGLE else {})
-        constants = _lifted(graph)
-        run = torch._inductor.compile(graph, [*examples, *constants], options)
+        graph = _traced(whole, arguments)
+    except Exception as error:
+        raise _unrecordable(error) from error
+    return _compiled(graph, arguments, max(part.largest for part in parts), constants)
+
+
+class _Part:
+    """The operators of a function, and the tensors that it holds, as its last arguments.
+
+    Args:
+        function: As for `compiled_function`, like ``examples`` and ``module``.
+        examples: What it is traced with.
+        module: The field.
+    """
+
+    def __init__(self, function: Function, examples: Sequence[Tensor], module: nn.Module) -> None:
+        def rehearsal() -> None:
+            function(*examples)
+
+        rehearse(rehearsal, module, examples[0].device)
+        try:
+            self.graph = _traced(function, examples)
+        except Exception as error:  # of an operator that cannot be traced
+            raise _unrecordable(error) from error
+        self.largest = _largest(self.graph)
+        self.constants = _lifted(self.graph)
+
+
+def _compiled(
+    graph: GraphModule, examples: Sequence[Tensor], largest: int, constants: Sequence[Tensor]
+) -> Function:
+    """Return a graph compiled, its last arguments bound to ``constants``."""
+    options = OPTIONS | ({"cpp.threads": 1} if largest < SINGLE else {})
+    for node in graph.graph.nodes:
+        node.meta = {}  # tensors of the tracing that the compiler would take for its own
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    try:
+        fakes: list[Any] = [mode.from_tensor(example, static_shapes=True) for example in examples]
+        run = torch._inductor.compile(graph, fakes, options)
     except Exception as error:  # of a compiler that is not there, or does not know an operator
-        lines = str(error).strip().splitlines() or [""]
-        raise Unrecordable(f"{type(error).__name__}: {lines[0]}") from error
+        raise _unrecordable(error) from error
 
     def call(*given: Tensor) -> Sequence[Tensor]:
         found: Sequence[Tensor] = run(*given, *constants)
         return found
 
     return call
+
+
+def _unrecordable(error: Exception) -> Unrecordable:
+    lines = str(error).strip().splitlines() or [""]
+    return Unrecordable(f"{type(error).__name__}: {lines[0]}")
 
 
 def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
@@ -72,7 +156,7 @@ def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
     def traced(*given: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(*given))
 
-    trace = make_fx(traced, LOOPS, tracing_mode="fake", _allow_non_fake_inputs=True)
+    trace = make_fx(traced, REPLACED, tracing_mode="fake", _allow_non_fake_inputs=True)
     return trace(*examples)
 
 
@@ -99,8 +183,6 @@ def _lifted(graph: GraphModule) -> list[Tensor]:
             found.append(tensor.detach())
         node.replace_all_uses_with(arguments[id(tensor)])
         graph.graph.erase_node(node)
-    for node in graph.graph.nodes:
-        node.meta = {}  # tensors of the tracing that the compiler would take for its own
     graph.graph.set_codegen(CodeGen())
     graph.recompile()
     return found

@@ -1,8 +1,7 @@
 """One compiled way to solve: what is compiled, and what it stands for."""
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.compiled.inductor import Function, compiled_function
+from lightning_modules.solvers.compiled.memory import lasting
 from lightning_modules.solvers.compiled.stages import CompiledStages, clock_of, vector
 from lightning_modules.solvers.compiled.steps import StepFunctions
 from lightning_modules.solvers.fields import Counted, Recordable
@@ -44,7 +44,7 @@ class CompiledPlan:
         self._tableau, self._norm = TABLEAUS[settings.method], weakly(norm, field, weak)
         self._functions = StepFunctions(weak, self._tableau, y0.shape, self._norm)
         self._backs: dict[int, Function] = {}
-        with _constant():
+        with lasting():
             y = y0.reshape(-1).contiguous()
             clock = clock_of(self._tableau, task.ticks[0], task.ticks[1] - task.ticks[0], y)
             tolerances = vector((settings.rtol, settings.atol), y)
@@ -64,7 +64,7 @@ class CompiledPlan:
         outputs: list[Tensor] = []
         steps: list[Taken] = []
         starts: list[Tensor] = []
-        with _constant():
+        with lasting():
             y0 = y0.contiguous()  # the memory that the compiled step expects
             stages = CompiledStages(field, self._tableau, y0, settings, self._step)
             for step in accepted_steps(stages, y0, times, settings, self._norm, stats):
@@ -78,7 +78,7 @@ class CompiledPlan:
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Sequence[Tensor],
+        parameters: Callable[[], Sequence[Tensor]],
         steps: Sequence[Taken],
     ) -> None:
         """Compile what going back over these steps takes, as far as it is not yet.
@@ -86,15 +86,18 @@ class CompiledPlan:
         Raises:
             Unrecordable: If it cannot be compiled.
         """
-        tableau = self._tableau
+        missing = self._counts(steps) - self._backs.keys()
+        if not missing:
+            return
+        tableau, wanted = self._tableau, parameters()
         y, first = y0.detach().reshape(-1).contiguous(), steps[0]
-        for count in self._counts(steps) - self._backs.keys():
-            with _constant():
+        for count in missing:
+            with lasting():
                 received = y.new_zeros(tableau.stages, len(y))
-                totals = [torch.zeros_like(p) for p in parameters]
+                totals = [torch.zeros_like(p) for p in wanted]
                 clock = clock_of(tableau, number(first.t), number(first.dt), y)
                 examples = (clock, y, torch.zeros_like(y), received, *totals)
-                work = partial(self._functions.back, count, parameters)
+                work = partial(self._functions.back, count, wanted)
                 self._backs[count] = compiled_function(work, examples, module)
 
     def back(
@@ -110,7 +113,7 @@ class CompiledPlan:
         if self._counts(steps) - self._backs.keys():
             return None
         rows = [row for start in starts for row in start.view(-1, y0.numel())]
-        with _constant():
+        with lasting():
             sweep = _Sweep(self._backs, self._tableau, y0, rows, parameters, stats)
             return sweep.run(steps, grad_ys), sweep.totals
 
@@ -165,10 +168,3 @@ class _Sweep(Sweep):
         pulled, *self.totals = self._backs[count](clock, start, at_end, received, *self.totals)
         at_end.copy_(pulled)
         self._stats.nfe_backward += count
-
-
-@contextmanager
-def _constant() -> Iterator[None]:
-    """Record no graph, and make tensors that later solves may read, whatever mode they are in."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield

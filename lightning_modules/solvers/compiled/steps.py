@@ -48,24 +48,31 @@ class StepFunctions:
             The state at its end, ``(numbers,)``, the slopes, ``(stages, numbers)``, and the error
             over tolerance and step size, a scalar, for a method that estimates it.
         """
-        tableau = self._tableau
-        slopes = [first] if tableau.fsal else []
-        end = self._stages(clock, y, slopes, tableau.stages)
-        if tableau.error is None:
+        scalars, slopes = clock.unbind(), self._begun(first)
+        end = self._stages(scalars, y, slopes, self._tableau.stages)
+        if self._tableau.error is None:
             return end, torch.stack(slopes)
-        error = _combined(tableau.error, slopes)
-        rtol, atol = tolerances.unbind()
-        scale = torch.maximum(y.abs(), end.abs()) * rtol + atol
-        return end, torch.stack(slopes), self._norm((error / scale).view(self._shape))
+        return end, torch.stack(slopes), self._error(tolerances, y, end, slopes)
+
+    def tried(
+        self, clock: Sequence[Tensor], tolerances: Tensor, y: Tensor, first: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Take a step by a method that estimates its error.
+
+        As `step`, with the numbers of the clock one by one, and a list of the slopes.
+        """
+        slopes = self._begun(first)
+        end = self._stages(clock, y, slopes, self._tableau.stages)
+        return end, slopes, self._error(tolerances, y, end, slopes)
 
     def back(
         self,
         count: int,
         parameters: Sequence[Tensor],
-        clock: Tensor,
+        clock: Tensor | Sequence[Tensor],
         y: Tensor,
         at_end: Tensor,
-        received: Tensor,
+        received: Tensor | Sequence[Tensor],
         *totals: Tensor,
     ) -> Sequence[Tensor]:
         """Go back through the first ``count`` stages of a step.
@@ -73,10 +80,10 @@ class StepFunctions:
         Args:
             count: All of them, or all but the last of a FSAL method.
             parameters: The parameters of the field.
-            clock: Size and times.
+            clock: Size and times, a vector or its numbers.
             y: State at the start of the step, ``(numbers,)``.
             at_end: Cotangent of the state at its end, ``(numbers,)``.
-            received: Cotangents that the slopes have from elsewhere, ``(stages, numbers)``.
+            received: Cotangents that the slopes have from elsewhere, ``(numbers,)`` each.
             totals: What has reached the parameters so far.
 
         Returns:
@@ -97,9 +104,22 @@ class StepFunctions:
         )
         return pulled, *(t + s for t, s in zip(totals, shares, strict=True))
 
-    def _stages(self, clock: Tensor, y: Tensor, slopes: list[Tensor], count: int) -> Tensor:
+    def _begun(self, first: Tensor) -> list[Tensor]:
+        return [first] if self._tableau.fsal else []
+
+    def _error(
+        self, tolerances: Tensor, y: Tensor, end: Tensor, slopes: Sequence[Tensor]
+    ) -> Tensor:
+        assert self._tableau.error is not None
+        rtol, atol = tolerances.unbind()
+        scale = torch.maximum(y.abs(), end.abs()) * rtol + atol
+        return self._norm((_combined(self._tableau.error, slopes) / scale).view(self._shape))
+
+    def _stages(
+        self, clock: Sequence[Tensor] | Tensor, y: Tensor, slopes: list[Tensor], count: int
+    ) -> Tensor:
         """Append the slopes up to ``count``, and return the state at the end of the step."""
-        dt, *times = clock.unbind()
+        dt, *times = clock
         rows, stage = self._tableau.inputs, y
         for i in range(len(slopes), count):
             stage = self._at(y, dt, i, slopes)

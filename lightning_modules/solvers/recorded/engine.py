@@ -1,6 +1,6 @@
 """The signature of what makes a step once: a plan of a solve, and the engine that draws it up."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class Plan(Protocol):
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Sequence[Tensor],
+        parameters: Callable[[], Sequence[Tensor]],
         steps: Sequence[Taken],
     ) -> None:
         """Make what going back over these steps takes, as far as there is none yet.
@@ -115,7 +115,7 @@ class Engine(Protocol):
         """Return whether it draws up plans on a device."""
         ...
 
-    def kind(self, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
+    def kind(self, y0: Tensor, settings: SolverSettings, outputs: int, keep: bool) -> Hashable:
         """Return what a plan depends on beside field, method, numbers and their precision."""
         ...
 

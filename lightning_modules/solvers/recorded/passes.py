@@ -82,7 +82,7 @@ class Planned:
         counted = Counted(problem.field, problem.stats)
         walked = plan.solve(counted, y0, times, problem.settings, problem.stats, keep=True)
         try:
-            plan.record_back(self.found.module, y0, problem.parameters(), walked.steps)
+            plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
         return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts)

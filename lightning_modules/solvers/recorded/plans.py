@@ -115,7 +115,7 @@ def find(
     except (Unrecordable, RecursionError) as reason:
         known.refuse(engine, module, None, Unrecordable(str(reason)))
         return None
-    key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(settings, outputs, keep))
+    key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(y0, settings, outputs, keep))
     if key in known.refused:
         return None
     if key not in known.plans:

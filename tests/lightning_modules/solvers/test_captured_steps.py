@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lightning_modules.solvers import Solution, SolverFailed, SolverSettings, SolveStats, odeint
 from lightning_modules.solvers.captured import adaptive
 from lightning_modules.solvers.captured.adaptive import LOOK_EVERY, AdaptiveWalk
-from lightning_modules.solvers.captured.control import DeviceController
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.fields import Counted, OnTensors
 from lightning_modules.solvers.native_backend import methods
+from lightning_modules.solvers.recorded.control import DeviceController
 from lightning_modules.solvers.recorded.engine import Task
 from lightning_modules.solvers.recorded.inspection import Inspector
 from lightning_modules.solvers.state import rms
@@ -214,7 +214,7 @@ def test_sizes_follow_the_controller_of_the_host() -> None:
     ratios = [0.0, 1e-300, 1e-9, 0.3, 0.59, 0.9999, 1.0, 1.0001, 1.7, 1e5, 1e300, math.inf]
     for order in (2, 3, 5, 8):
         host = Controller(order, settings, rms, like.shape)
-        device = DeviceController(order, settings, rms, like)
+        device = DeviceController(order, settings.rtol, settings.atol, rms, like)
         for ratio in [*ratios, math.nan]:
             for dt in (0.1, -3e-7):
                 given = torch.tensor(dt).double(), torch.tensor(ratio).double()

@@ -1,5 +1,6 @@
 """Compiled solves are the native backend's, and what cannot be compiled is solved natively."""
 
+import re
 import warnings
 from typing import Any
 
@@ -8,10 +9,14 @@ import torch
 from against_native import GRIDS, UNIT, gradients, same, start
 from problems import Net
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from lightning_modules.solvers import SolverSettings, odeint
-from lightning_modules.solvers.compiled import inductor
+from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
+from lightning_modules.solvers.compiled import inductor, looped
+from lightning_modules.solvers.compiled.hoisting import hoist
 from lightning_modules.solvers.compiled.products import LOOPS, SMALL
+from lightning_modules.solvers.compiled.tangent import tanh
+from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.recorded import plans
 
@@ -29,7 +34,10 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 
         def run(*given: Tensor) -> Any:
             assert [x.stride() for x in given] == strides  # as compiled code expects
-            return graph(*given)
+            before = [x.clone() for x in given]
+            found = graph(*given)
+            torch.testing.assert_close(list(given), before, rtol=0, atol=0, equal_nan=True)
+            return found
 
         graphs.append(graph)
         return run
@@ -46,7 +54,7 @@ def settings(backend: str = "compiled", method: str = "dopri5", **more: Any) -> 
 CASES = [
     *((method, "checkpoint", GRIDS[-1]) for method in methods()),
     *(("dopri5", "checkpoint", grid) for grid in GRIDS[:-1]),
-    ("bosh3", "adjoint", GRIDS[1]),
+    *((method, "adjoint", GRIDS[1]) for method in ("bosh3", "dopri5")),
 ]
 
 
@@ -239,3 +247,105 @@ def test_who_needs_ever_new_plans_is_solved_natively(
     (warning,) = told
     assert "pad batches" in str(warning.message)
     assert len(traced) == 2 * plans.MOST_MADE  # a step, and its way back
+
+
+def test_a_solve_of_any_length_goes_on_from_loop_to_loop(
+    traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looped, "MOST_ROWS", 2)
+    tight: dict[str, Any] = {"gradient": "checkpoint", "rtol": 1e-8, "atol": 1e-8}
+    net, y0, times = Net(), start(), torch.tensor(GRIDS[-1]).double()
+    expected = gradients(net, y0, settings("native", **tight), times)
+    assert expected[1].steps_accepted > 4
+    for _ in range(3):
+        found = gradients(net, y0, settings(**tight), times)
+        assert found[1] == expected[1]
+        same(found[0], expected[0])
+    assert len(traced) == 4  # the solve and its way back, each from the end and on the way
+
+
+FAILURES: list[tuple[Any, dict[str, Any]]] = [
+    (lambda t, y: torch.where(t < 0.5, y, y / 0.0), {}),
+    (lambda t, y: y.sin() * 10, {"max_steps": 3}),
+    (lambda t, y: y.square() * 2, {}),
+    (lambda t, y: y + torch.nan, {}),
+]
+
+
+@pytest.mark.parametrize(("function", "more"), FAILURES, ids=["jump", "limit", "explode", "nan"])
+def test_a_loop_fails_as_the_native_backend_does(
+    function: Any, more: dict[str, Any], traced: list[torch.fx.GraphModule]
+) -> None:
+    class Of(nn.Module):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            found: Tensor = function(t, y)
+            return found
+
+    field, y0, said = Of(), torch.ones(2).double(), []
+    for chosen in (settings("native", **more), *[settings(**more)] * 3):
+        with pytest.raises(SolverFailed) as caught, torch.no_grad():
+            odeint(field, y0, torch.tensor([0.0, 0.7, 1.5]).double(), chosen)
+        # Steps within rounding of a jump are as many as rounding makes them.
+        said.append(re.sub(r"after .* steps \(dt=.*\)", "", str(caught.value)))
+    assert said[1:] == said[:1] * 3
+    assert traced
+
+
+@pytest.mark.parametrize("loops", [0, 1], ids=["forward", "back"])
+def test_what_is_no_loop_is_done_step_by_step(
+    loops: int, traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By compiled steps where the solve is no loop, natively where the way back is none."""
+    made = []
+
+    def sometimes(*arguments: Any, **more: Any) -> Any:
+        made.append(arguments)
+        if len(made) > loops:
+            raise Unrecordable("its inputs share memory")
+        return inductor.compiled_loop(*arguments, **more)
+
+    monkeypatch.setattr(looped, "compiled_loop", sometimes)
+    net, y0, times = Net(), start(), torch.tensor(GRIDS[-1]).double()
+    expected = gradients(net, y0, settings("native", gradient="checkpoint"), times)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            found = gradients(net, y0, settings(gradient="checkpoint"), times)
+            assert found[1] == expected[1]
+            same(found[0], expected[0])
+    assert len(told) == loops
+    assert traced
+
+
+def test_a_large_state_is_solved_step_by_step() -> None:
+    """What a loop copies would cost more than Python between the steps."""
+    chosen, large = settings(), looped.STATE_BYTES // 8 + 1
+    assert looped.loops(torch.zeros(large - 1).double(), chosen, 1)
+    assert not looped.loops(torch.zeros(large).double(), chosen, 1)
+    assert not looped.loops(torch.zeros(large - 1).double(), chosen, 1024)
+    assert not looped.loops(torch.zeros(1).double(), settings(method="rk4"), 1)
+    assert not looped.loops(torch.zeros(1).double(), settings(method="bosh3"), 1)
+
+
+def test_tanh_is_right_to_the_last_places_and_at_most_1() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 200_001), torch.logspace(-38, 0, 10_000)])
+    found, true = tanh(x), x.double().tanh()
+    assert (found.double() - true).abs().le(3.5 * torch.finfo().eps * true.abs()).all()
+    assert found.abs().max() <= 1
+    edges = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])
+    torch.testing.assert_close(tanh(edges), edges.tanh(), equal_nan=True)
+    assert tanh(x.double()) is NotImplemented
+
+
+def test_what_does_not_change_is_made_before_a_loop() -> None:
+    def body(x: Tensor, weight: Tensor) -> tuple[Tensor]:
+        return (x @ weight.t(),)
+
+    x, weight = torch.randn(2, 3), torch.randn(5, 3)
+    graph = make_fx(body, tracing_mode="fake")(x, weight)
+    before = hoist(graph, changing=1)
+    (made,) = before(weight)
+    assert made.is_contiguous()
+    torch.testing.assert_close(graph(x, weight, made)[0], x @ weight.t())
+    operators = {node.target for node in graph.graph.nodes if node.op == "call_function"}
+    assert operators == {torch.ops.aten.mm.default}

@@ -1,12 +1,11 @@
 """The step-size control of `controller.Controller`, on scalars of the device in float64."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lightning_modules.solvers.base import SolverSettings
-from lightning_modules.solvers.captured.stages import DeviceStages
 from lightning_modules.solvers.controller import GROW, SAFETY, SHRINK
 from lightning_modules.solvers.registry import Norm
 
@@ -16,33 +15,43 @@ class DeviceController:
 
     Args:
         order: Order of the method.
-        settings: Read for ``rtol`` and ``atol``.
+        rtol: Relative tolerance, a number or a scalar in the dtype of the state.
+        atol: Absolute tolerance, likewise.
         norm: Norm of an error shaped like the state.
         like: A state: gives shape and device.
     """
 
-    def __init__(self, order: int, settings: SolverSettings, norm: Norm, like: Tensor) -> None:
+    def __init__(
+        self, order: int, rtol: float | Tensor, atol: float | Tensor, norm: Norm, like: Tensor
+    ) -> None:
         self._order = order
-        self._rtol, self._atol = settings.rtol, settings.atol
+        self._rtol, self._atol = rtol, atol
         self._norm = norm
         self._shape = like.shape
         # A scalar of the host in torch.where would be a tensor of the host, or a float32.
-        constants = (1.0, SHRINK, 1e-6, math.nan)
-        made = torch.tensor(constants, dtype=torch.float64, device=like.device)
-        self._one, self._shrink, self._tiny, self._nan = made.unbind()
+        self._one, self._shrink, self._tiny, self._nan = (
+            torch.full((), number, dtype=torch.float64, device=like.device)
+            for number in (1.0, SHRINK, 1e-6, math.nan)
+        )
 
     def first_size(
-        self, stages: DeviceStages, t: Tensor, y: Tensor, direction: Tensor
+        self, slope: Tensor, probe: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the size of the first step, and whether the first slope is finite.
 
-        Where it is not, the size is nan. ``stages`` holds the first slope; one more is evaluated.
+        Where it is not, the size is nan.
+
+        Args:
+            slope: The first slope, ``(numbers,)``.
+            probe: Returns f after an Euler step of the size that it is given.
+            y: Initial state, ``(numbers,)``.
+            direction: 1 or -1.
         """
-        scale, slope = y.abs().mul_(self._rtol).add_(self._atol), stages.slope()
+        scale = y.abs().mul_(self._rtol).add_(self._atol)
         d0, d1 = self._measure(y / scale), self._measure(slope / scale)
         finite = torch.isfinite(d0) & torch.isfinite(d1)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), self._tiny, 0.01 * d0 / d1)
-        probed = stages.probe_at(t, direction * h0, y)
+        probed = probe(direction * h0)
         d2 = self._measure((probed - slope) / scale) / h0
         # Not clamp or fmax: what those make of nan differs from what a comparison does.
         steep = torch.where(d2 > d1, d2, d1)

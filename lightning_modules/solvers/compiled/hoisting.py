@@ -1,0 +1,52 @@
+"""What does not change from turn to turn of a loop, moved before it.
+
+Above all transposed weights: a loop reads them row by row, and so they lie once they are copied.
+"""
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+
+def hoist(body: GraphModule, changing: int) -> GraphModule:
+    """Take out of a graph what depends on none of its first ``changing`` arguments.
+
+    Args:
+        body: Becomes a graph with more arguments at the end: what was taken out.
+        changing: How many arguments change.
+
+    Returns:
+        The graph that makes those of the other arguments, in memory of their own.
+    """
+    graph, before = body.graph, Graph()
+    arguments = graph.find_nodes(op="placeholder")
+    copies = {node: before.placeholder(node.name) for node in arguments[changing:]}
+    given = set(copies)
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "call_function" and inputs and copies.keys() >= set(inputs):
+            copies[node] = before.node_copy(node, copies.__getitem__)
+    kept = [node for node in copies if node not in given and _is_needed(node, copies)]
+    values, last = [], arguments[-1]
+    own: dict[str, Any] = {"memory_format": torch.contiguous_format}
+    for node in kept:
+        copy = before.call_function(torch.ops.aten.clone.default, (copies[node],), own)
+        values.append(copy)
+        with graph.inserting_after(last):
+            last = graph.placeholder(f"{node.name}_hoisted")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last, delete_user_cb=lambda user: user not in copies)
+    before.output(tuple(values))
+    before.eliminate_dead_code()
+    graph.eliminate_dead_code()
+    body.recompile()
+    return GraphModule(body, before)
+
+
+def _is_needed(node: Node, fixed: Container[Node]) -> bool:
+    """Return whether it is a tensor that is read by what is not fixed."""
+    read = any(user not in fixed for user in node.users)
+    return read and isinstance(node.meta.get("val"), Tensor)

@@ -1,0 +1,298 @@
+"""A whole solve, and its whole way back, compiled into one loop each."""
+
+import math
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import cast, overload
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.compiled.inductor import Function, compiled_loop
+from lightning_modules.solvers.compiled.memory import lasting
+from lightning_modules.solvers.compiled.trials import Forward, Given, Trials
+from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.identity import weakly
+from lightning_modules.solvers.recorded.ending import settle
+from lightning_modules.solvers.recorded.engine import Task, Walked
+from lightning_modules.solvers.recorded.ledger import GOING, Clock, Standing, taken
+from lightning_modules.solvers.registry import Norm
+from lightning_modules.solvers.sweep import Taken
+from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
+
+STATE_BYTES = 2**14
+"""Size of a state up to which solves are loops: each trial copies the starts of all steps."""
+OUTPUT_BYTES = 2**17
+"""States at all output times, likewise; and a trial looks whether it has reached any of them."""
+START_BYTES = 2**17
+MOST_ROWS = 32
+
+
+def loops(y0: Tensor, settings: SolverSettings, outputs: int) -> bool:
+    """Return whether a solve is worth a loop.
+
+    Python between the steps costs about 50 µs each, as much as the step itself where states are
+    small; for large ones what the loop copies costs more.
+
+    Args:
+        y0: Initial state.
+        settings: Read for the method.
+        outputs: Most output times after the first.
+    """
+    tableau, size = TABLEAUS[settings.method], y0.numel() * y0.element_size()
+    pair = tableau.error is not None and tableau.interpolant is not None and tableau.fsal
+    return pair and 0 < size <= STATE_BYTES and outputs * size <= OUTPUT_BYTES
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some accepted steps, one after the other.
+
+    Args:
+        clocks: As in `Forward`.
+        count: How many there are.
+    """
+
+    clocks: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class LoopedSteps(Sequence[Taken]):
+    """The accepted steps of a solve, as tensors until somebody asks for one.
+
+    Args:
+        chunks: The steps.
+        ticks: Output times.
+        span: Direction and output times as in `Given`.
+        tableau: The method.
+        like: Gives dtype and device.
+    """
+
+    chunks: Sequence[Chunk]
+    ticks: Sequence[float]
+    span: tuple[Tensor, Tensor]
+    tableau: ButcherTableau
+    like: Tensor
+
+    def __len__(self) -> int:
+        return sum(chunk.count for chunk in self.chunks)
+
+    @overload
+    def __getitem__(self, index: int) -> Taken: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Taken]: ...
+
+    def __getitem__(self, index: int | slice) -> Taken | Sequence[Taken]:
+        return self._all[index]
+
+    @property
+    def interpolate_last(self) -> bool:
+        """Whether output times lie in the last step, and not at its end alone."""
+        chunk = self.chunks[-1]
+        start, dt, end = chunk.clocks[chunk.count].tolist()
+        *_, before, last = self.ticks
+        return last != end or math.copysign(1.0, dt) * (before - start) > 0
+
+    @cached_property
+    def _all(self) -> list[Taken]:
+        rows = [row for c in self.chunks for row in c.clocks[1 : 1 + c.count].tolist()]
+        return taken([Clock(*row) for row in rows], self.ticks, self.tableau, self.like)
+
+
+class LoopedPlan:
+    """A compiled solve and, once there is need, its compiled way back.
+
+    It refers to the user's field weakly, so that it dies with it.
+
+    Args:
+        field: The field over one tensor.
+        norm: Error norm.
+        task: A solve of the kind that will be solved.
+        outputs: Most output times after the first.
+
+    Raises:
+        Unrecordable: If the field or the norm cannot be compiled.
+    """
+
+    def __init__(self, field: Recordable, norm: Norm, task: Task, outputs: int) -> None:
+        module = cast(nn.Module, field.source)
+        self._source = weakref.ref(module)
+        weak, y0 = field.on(weakref.proxy(module)), task.y0.detach()
+        self._tableau, self._outputs = TABLEAUS[task.settings.method], outputs
+        size = y0.numel() * y0.element_size()
+        self._rows = max(1, min(START_BYTES // size, MOST_ROWS))
+        self._backs: dict[bool, Function] = {}
+        self._further: Function | None = None
+        self._opened: tuple[Hashable, Forward, Given] | None = None
+        with lasting():
+            # What compiled code reads is never written to: these begin every solve.
+            self._nothing = y0.new_zeros(y0.numel())
+            self._no_shares = y0.new_zeros(self._tableau.stages, y0.numel())
+            self._no_outputs = y0.new_zeros(outputs, y0.numel())
+            self._no_starts = y0.new_zeros(self._rows, y0.numel())
+            self._counts = list(torch.arange(self._rows + 1, dtype=torch.float64).clone())
+            self._trials = Trials(weak, self._tableau, y0, weakly(norm, field, weak))
+            self._solve = self._compiled(task, opens=True)
+
+    def solve(
+        self,
+        field: Counted,
+        y0: Tensor,
+        times: Tensor,
+        settings: SolverSettings,
+        stats: SolveStats,
+        keep: bool,
+    ) -> Walked:
+        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
+        ticks = times.detach().double().tolist()
+        task = Task(y0, ticks, settings, stats, field, times)
+        with lasting():
+            state, given = self._start(task)
+            state = Forward(*self._solve(*state, *given))
+            standing = Standing[float](*state.numbers.tolist())
+            chunks = [Chunk(state.clocks, int(standing.accepted))]
+            starts = [state.starts]
+            while standing.status == GOING:
+                before = int(standing.accepted)
+                state, given = self._next(state, given, chunks[-1].count, before)
+                if self._further is None:
+                    self._further = self._compiled(task, opens=False)
+                state = Forward(*self._further(*state, *given))
+                standing = Standing[float](*state.numbers.tolist())
+                chunks.append(Chunk(state.clocks, int(standing.accepted) - before))
+                starts.append(state.starts)
+            settle(task, standing, self._tableau, state.y)
+            span = given.direction, given.ticks
+            steps = LoopedSteps(chunks, ticks, span, self._tableau, self._nothing)
+            return Walked(state.outputs[: len(ticks) - 1], steps, starts if keep else [])
+
+    def record_back(
+        self,
+        module: nn.Module,
+        y0: Tensor,
+        parameters: Callable[[], Sequence[Tensor]],
+        steps: Sequence[Taken],
+    ) -> None:
+        """Compile what going back over these steps takes, as far as it is not yet.
+
+        Raises:
+            Unrecordable: If it cannot be compiled.
+        """
+        missing = self._kinds(steps) - self._backs.keys()
+        if not missing:
+            return
+        steps, work, wanted = cast(LoopedSteps, steps), self._trials, parameters()
+        for full in missing:
+            with lasting():
+                state = self._back_start(1, self._nothing, _zeros(wanted))
+                same = [steps.chunks[0].clocks, self._no_starts, *steps.span, self._no_outputs]
+                self._backs[full] = compiled_loop(
+                    work.left,
+                    partial(work.back, self._tableau.stages - 1, wanted),
+                    state,
+                    same,
+                    module,
+                    first=partial(work.begin, full, wanted),
+                )
+
+    def back(
+        self,
+        y0: Tensor,
+        parameters: Sequence[Tensor],
+        steps: Sequence[Taken],
+        starts: Sequence[Tensor],
+        grad_ys: Tensor,
+        stats: SolveStats,
+    ) -> tuple[Tensor, Sequence[Tensor]] | None:
+        """Return the gradients by initial state and parameters, None if not compiled for these."""
+        if self._kinds(steps) - self._backs.keys():
+            return None
+        steps = cast(LoopedSteps, steps)
+        full = steps.interpolate_last
+        stats.nfe_backward += (self._tableau.stages - 1) * len(steps) + full
+        with lasting():
+            grads, missing = grad_ys[1:], self._outputs - len(grad_ys) + 1
+            if missing:
+                grads = torch.cat([grads, self._no_outputs[:missing]])
+            at_end, totals = self._nothing, _zeros(parameters)
+            for chunk, start in zip(reversed(steps.chunks), reversed(starts), strict=True):
+                state = self._back_start(chunk.count, at_end, totals)
+                _, at_end, _, _, *totals = self._backs[full](
+                    *state, chunk.clocks, start, *steps.span, grads
+                )
+                full = False
+            return at_end + grad_ys[0], totals
+
+    def _compiled(self, task: Task, *, opens: bool) -> Function:
+        """Return the loop over the trials, which begins with the opening or goes on."""
+        source, work = self._source(), self._trials
+        assert source is not None
+        state, given = self._start(task)
+        first = work.opening if opens else None
+        return compiled_loop(work.going, work.trial, state, given, source, first=first)
+
+    def _start(self, task: Task) -> tuple[Forward, Given]:
+        """Return what a solve begins with."""
+        y = task.y0.detach().reshape(-1).contiguous()
+        rtol, atol = task.settings.rtol, task.settings.atol
+        key = (tuple(task.ticks), rtol, atol, task.settings.max_steps - task.stats.steps)
+        if self._opened is None or self._opened[0] != key:
+            self._opened = (key, *self._opening(*key))
+        _, state, given = self._opened
+        return state._replace(y=y), given
+
+    def _opening(
+        self, ticks: tuple[float, ...], rtol: float, atol: float, allowed: int
+    ) -> tuple[Forward, Given]:
+        begin, end = ticks[0], ticks[-1]
+        direction = math.copysign(1.0, end - begin)
+        state = Forward(
+            _numbers(begin, direction, 0.0, 0.0, 0.0, 0.0, GOING),
+            self._clocks(Clock(begin, 1.0, begin)),
+            self._nothing,
+            self._nothing,
+            self._no_outputs,
+            self._no_starts,
+        )
+        room = [direction * math.inf] * (self._outputs - len(ticks) + 1)
+        given = Given(
+            _numbers(begin, end, allowed, 1e-16 * abs(end - begin), 0.0),
+            _numbers(direction),
+            _numbers(*ticks[1:], *room),
+            torch.tensor((rtol, atol), dtype=self._nothing.dtype),
+        )
+        return state, given
+
+    def _next(
+        self, state: Forward, given: Given, count: int, accepted: int
+    ) -> tuple[Forward, Given]:
+        """Return what goes on where there was no room for another step."""
+        clocks = self._clocks(Clock(*state.clocks[count].tolist()))
+        span = torch.cat([given.span[:-1], _numbers(accepted)])
+        return state._replace(clocks=clocks, starts=self._no_starts), given._replace(span=span)
+
+    def _clocks(self, before: Clock) -> Tensor:
+        return torch.cat([_numbers(*before), torch.zeros(3 * self._rows).double()]).view(-1, 3)
+
+    def _back_start(
+        self, count: int, at_end: Tensor, totals: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return self._counts[count], at_end, self._no_shares, self._nothing, *totals
+
+    def _kinds(self, steps: Sequence[Taken]) -> set[bool]:
+        """Return which ways back there must be: all of the last step's stages, or all but one."""
+        steps = cast(LoopedSteps, steps)
+        return {steps.interpolate_last} | ({False} if len(steps.chunks) > 1 else set())
+
+
+def _numbers(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) for p in parameters]

@@ -1,0 +1,39 @@
+"""The hyperbolic tangent in single precision, as a quotient of polynomials.
+
+The one that compiled code would call costs several times as much, and is most of the time of a
+small field. This one is within 3.5 units in the last place. Its coefficients have the least
+largest relative error on [0, 7.9], found by Lawson's iteration on the linearized fit; beyond, it
+stays what it is there, 1 - 2.7e-7, and nowhere is it more than 1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST = 7.9
+NUMERATOR = (
+    0.9999999833192386,
+    0.1298491855471518,
+    0.0029921063952419607,
+    9.939265483352735e-06,
+    -1.490645270544165e-08,
+    2.410565757527793e-11,
+)
+DENOMINATOR = (1.0, 0.4631823650172874, 0.024053132190180643, 0.00023808808247957324)
+
+
+def tanh(x: Tensor) -> Any:
+    """Return tanh x, ``NotImplemented`` for another precision."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    x = x.clamp(-LARGEST, LARGEST)
+    square = x * x
+    return x * _polynomial(NUMERATOR, square) / _polynomial(DENOMINATOR, square)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    total = x * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        total = (total + coefficient) * x
+    return total + coefficients[0]
