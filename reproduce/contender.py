@@ -1,7 +1,7 @@
 """One library in a process of its own: ``python -m reproduce.contender JSON``.
 
-The JSON names ``problem``, ``sizes``, ``threads`` and the file of the ``reference`` (null: errors
-are not measured). Orders come as JSON, a line each, and are answered by one line:
+The JSON names ``problem``, ``sizes``, ``threads``, ``device`` and the file of the ``reference``
+(null: errors are not measured). Orders come as JSON, a line each, and are answered by one line:
 
 - ``{"do": "reference"}`` writes the reference.
 - ``{"do": "prepare", "alternative": …, "tolerances": […]}`` makes ready, and tells of each
@@ -74,7 +74,7 @@ class Contender:
         from reproduce.problems import build
 
         problem = build(self._given["problem"], **self._given["sizes"])
-        peer = prepare(alternative, problem)
+        peer = prepare(alternative, problem.to(self._given["device"]))
         found: dict[str, Any] = {}
         for name, call in (("forward", peer.forward), ("step", peer.step)):
             found[f"first_{name}_s"] = _seconds(call, tolerances[0], calls=FIRST)
@@ -136,18 +136,23 @@ def _repeated(call: Callable[[Any], object], argument: Any, least: float) -> flo
             return passed / calls
 
 
-def _limit_threads(threads: int) -> None:
-    """Give every library as many threads, before it is imported: XLA has a pool of its own."""
+def _make_equal(threads: int, device: str) -> None:
+    """Give every library as many threads, before it is imported: XLA has a pool of its own.
+
+    None computes in TF32, but who says so.
+    """
     os.environ |= {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    # An optimizer of torch asks at every update whether there is a GPU: that loads its driver.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["JAX_PLATFORMS"] = device
+    if device == "cpu":
+        # An optimizer of torch asks at every update whether there is a GPU: that loads its driver.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[:threads])
     import torch
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def main() -> None:
@@ -155,7 +160,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
     given = json.loads(sys.argv[1])
-    _limit_threads(given["threads"])
+    _make_equal(given["threads"], given["device"])
     contender = Contender(given)
     for line in sys.stdin:
         print(json.dumps(contender.answer(json.loads(line))), file=answers)

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 FEWEST = 5  # rounds of which an interval can be told
-PATIENCE = 300.0  # seconds for imports, compilation and all first calls of an alternative
+PATIENCE = 120.0  # seconds for imports, compilation and all first calls of an alternative
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Plan:
         least: Least seconds of one measurement, which repeats calls until then.
         threads: Threads of every library.
         errors: Whether errors are measured against a reference.
+        device: Where everything is, ``cpu`` or ``cuda``.
         patience: Most seconds in which an alternative must be ready.
     """
 
@@ -53,6 +54,7 @@ class Plan:
     least: float
     threads: int
     errors: bool = True
+    device: str = "cpu"
     patience: float = PATIENCE
 
 
@@ -91,6 +93,7 @@ class Process:
             "problem": plan.problem,
             "sizes": dict(plan.sizes),
             "threads": plan.threads,
+            "device": plan.device,
             "reference": reference,
         }
         self._stderr = tempfile.TemporaryFile("w+")

@@ -27,13 +27,15 @@ Rules, stated before the first number:
   alternatives, by the median ratio.
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
   tensors in a step; for diffrax, what its compiler plans. Nobody can tell either of ours compiled.
+  On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
 
-Alternatives: `ours` with direct, checkpoint and adjoint gradients, or compiled (with checkpoint);
+Alternatives: `ours` with direct, checkpoint and adjoint gradients, with checkpoint compiled (CPU),
+captured as CUDA graphs, and captured with products in TF32 (`tf32`; nobody else has it on);
 `torchdiffeq` and `torchdyn`, direct and adjoint; `torchode` with the batch as one sample, direct
 and adjoint, or `each` sample by itself; `diffrax` with jit, its recursive checkpointing (default)
 and its backsolve adjoint, or `each` sample by itself (vmap). A library that is not installed or
-cannot solve a problem is a skipped row with the reason; one that fails, or gets not one digit
-right, is a failed row.
+cannot solve a problem is a skipped row with the reason; one that fails, is not ready in two
+minutes, or gets not one digit right, is a failed row.
 
 Problems: `linear` (pairs that turn and decay), `van_der_pol` (μ = 1) and `van_der_pol_stiff`
 (μ = 30), 256 samples; `spiral` (20 windows of 10 points, the cubic spiral's training step), `cnf`
@@ -73,6 +75,7 @@ MARK = 1e-5
 # What stands for ours; compiled where that is worth the minute that it takes before a training.
 OURS = {"odenet": "ours_checkpoint", "cnf": "ours_compiled", "spiral": "ours_compiled"}
 OURS_ELSEWHERE = "ours_direct"
+OURS_ON_GPU = "ours_captured"
 # Its evaluations are part of its steps, and faster there than the field by itself.
 FUSED = "ours_compiled"
 # What is kept of every tolerance; the rest is of MARK alone.
@@ -80,13 +83,13 @@ EVERYWHERE = ("steps", "error", "gradient_error", "forward_ms", "step_ms")
 
 _SMALL = {"linear": {"batch": 8}, "spiral": {"batch": 4}}
 _ALL: dict[str, dict[str, Any]] = {
-    "linear": {},
-    "van_der_pol": {},
-    "van_der_pol_stiff": {},
     "spiral": {},
     "cnf": {},
     "latent": {},
     "odenet": {},
+    "linear": {},
+    "van_der_pol": {},
+    "van_der_pol_stiff": {},
 }
 _FEW_SIZES = {"linear": ([1, 2], [1, 100_000])}
 _SIZES = {
@@ -95,10 +98,10 @@ _SIZES = {
     "odenet": ([1], [128]),
 }
 _QUICK: dict[str, dict[str, Any]] = {
-    "linear": {},
     "spiral": {},
     "cnf": {},
     "latent": {"batch": 200},
+    "linear": {},
 }
 # One way of each library in smoke; in quick none that maps over samples, and fewer adjoints.
 _SMOKE = ("ours_direct", "torchdiffeq_direct", "torchode_direct", "diffrax_recursive")
@@ -170,7 +173,7 @@ def run(ctx: Context) -> list[Record]:
         for label, plan in plans.items():
             line = display.start(label)
             outcome = contest.hold(plan)
-            settings = {**vars(plan), "device": ctx.device, "peers": _versions()}
+            settings = {**vars(plan), "peers": _versions()}
             name = {alternative: f"{label}_{alternative}" for alternative in plan.alternatives}
             failed = {name[a]: {"all": Failed("error", why)} for a, why in outcome.failed.items()}
             records += ctx.keep(
@@ -247,10 +250,10 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
     given = PROFILES[ctx.profile].overrides
     changes = dict(ctx.changes)
     chosen = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
-    alternatives = chosen or given.get("alternatives", ALTERNATIVES)
+    alternatives = chosen or given.get("alternatives", _on(ctx.device))
     wanted = _listed(changes.pop("data.problems", None), [n for n in PROBLEMS if n != "own"])
     common = {name: given[name] for name in ("rounds", "seconds", "least")}
-    common["threads"] = torch.get_num_threads()
+    common |= {"threads": torch.get_num_threads(), "device": ctx.device}
     own = _own(changes)
     if changes:
         raise BadSettings(f"benchmark has no setting {', '.join(changes)}; see its docstring.")
@@ -305,6 +308,13 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
     return {"field": named, **sizes}
 
 
+def _on(device: str) -> list[str]:
+    """Return the alternatives that there are on a type of device."""
+    from reproduce.peers import ALTERNATIVES, ON
+
+    return [name for name in ALTERNATIVES if ON.get(name, device) == device]
+
+
 def _versions() -> dict[str, str]:
     """Return the version of every library that is there; another one is another measurement."""
     from importlib import metadata
@@ -337,6 +347,8 @@ def _tolerances(name: str, sizes: Mapping[str, Any], given: Sequence[float]) -> 
 def _ours(label: str, measured: Collection[str]) -> str:
     """Return what stands for ours, of what was measured."""
     chosen = OURS.get(label.split("_")[0], OURS_ELSEWHERE)
+    if OURS_ON_GPU in measured:
+        return OURS_ON_GPU
     return chosen if chosen in measured else OURS_ELSEWHERE
 
 

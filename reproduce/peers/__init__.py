@@ -10,16 +10,27 @@ from reproduce.peers.of_torchode import torchode_steps
 if TYPE_CHECKING:
     from reproduce.problems import Problem
 
-__all__ = ["ALTERNATIVES", "LIBRARIES", "Counts", "Peer", "Skip", "prepare", "torchode_steps"]
+__all__ = [
+    "ALTERNATIVES",
+    "LIBRARIES",
+    "ON",
+    "Counts",
+    "Peer",
+    "Skip",
+    "prepare",
+    "torchode_steps",
+]
 
 # Library -> the ways in which it takes gradients, or steps samples apart.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ours": ("direct", "checkpoint", "adjoint", "compiled"),
+    "ours": ("direct", "checkpoint", "adjoint", "compiled", "captured", "tf32"),
     "torchdiffeq": ("direct", "adjoint"),
     "torchode": ("direct", "adjoint", "each"),
     "torchdyn": ("direct", "adjoint"),
     "diffrax": ("recursive", "backsolve", "each"),
 }
+# The only type of device that an alternative is for.
+ON = {"ours_compiled": "cpu", "ours_captured": "cuda", "ours_tf32": "cuda"}
 ALTERNATIVES = tuple(f"{library}_{way}" for library, ways in LIBRARIES.items() for way in ways)
 
 
@@ -38,10 +49,12 @@ def prepare(alternative: str, problem: Problem) -> Peer:
         raise ValueError(f"Unknown {alternative!r}. Choose one of {', '.join(ALTERNATIVES)}.")
     library, way = alternative.split("_")
     if library == "ours":
-        from reproduce.peers.ours import Ours
+        from reproduce.peers.ours import Captured, Compiled, Ours
 
         if way == "compiled":
-            return Ours(problem, "checkpoint", "compiled")
+            return Compiled(problem)
+        if way in ("captured", "tf32"):
+            return Captured(problem, tf32=way == "tf32")
         return Ours(problem, way)  # type: ignore[arg-type]
     if library == "torchdiffeq":
         from reproduce.peers.of_torchdiffeq import Torchdiffeq

@@ -24,6 +24,7 @@ class TorchPeer(Peer):
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self._on_gpu = problem.times.is_cuda
         # Of rate 0, so that weights and with them evaluations stay; the cost is that of any rate.
         self._optimizer = torch.optim.Adam(problem.parameters(), lr=0.0, fused=True)
         with torch.no_grad():
@@ -36,7 +37,9 @@ class TorchPeer(Peer):
     def forward(self, tolerance: float) -> Tensor:
         """Solve without a graph."""
         with torch.no_grad():
-            return self.solve(self.problem.field, self._y0, self.problem.times, tolerance)
+            ys = self.solve(self.problem.field, self._y0, self.problem.times, tolerance)
+        self._wait()
+        return ys
 
     def step(self, tolerance: float) -> Tensor:
         """Solve, take loss and gradient, and update where the problem is a training."""
@@ -45,6 +48,7 @@ class TorchPeer(Peer):
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         if self.problem.updates:
             self._optimizer.step()
+        self._wait()
         return loss
 
     def _loss(self, tolerance: float) -> Tensor:
@@ -53,14 +57,12 @@ class TorchPeer(Peer):
 
     def evaluate(self, times: int) -> None:
         """Evaluate the field so often at the start."""
-        t, y, field = self.problem.times[0], self._y0, self.problem.field
-        with torch.no_grad():
-            for _ in range(times):
-                field(t, y)
+        self._evaluate(times)
+        self._wait()
 
     def states(self, tolerance: float) -> Array:
         """Return the states at the output times."""
-        found: Array = self.forward(tolerance).double().numpy()
+        found: Array = self.forward(tolerance).double().cpu().numpy()
         return found
 
     def gradient(self, tolerance: float) -> Array:
@@ -69,7 +71,7 @@ class TorchPeer(Peer):
         parts = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in self.problem.parameters()
         ]
-        found: Array = torch.cat([part.ravel() for part in parts]).double().numpy()
+        found: Array = torch.cat([part.ravel() for part in parts]).double().cpu().numpy()
         return found
 
     def counts(self, tolerance: float) -> Counts:
@@ -86,4 +88,14 @@ class TorchPeer(Peer):
 
     def memory(self, tolerance: float) -> float | None:
         """Return the peak of the tensors that are alive at once in a step, in MiB."""
-        return memory.peak(lambda: self.step(tolerance))
+        return memory.peak(lambda: self.step(tolerance), self.problem.times.device)
+
+    def _evaluate(self, times: int) -> None:
+        t, y, field = self.problem.times[0], self._y0, self.problem.field
+        with torch.no_grad():
+            for _ in range(times):
+                field(t, y)
+
+    def _wait(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()

@@ -35,15 +35,17 @@ class Diffrax(Peer):
             raise Skip("the field is written for torch alone: it has no jax_field(t, y, weights)")
         if gradient == "each" and not problem.each:
             raise Skip("the field takes one time for the whole batch")
+        _refuse_without_device(jax, problem.times.device.type)
         jax.config.update("jax_enable_x64", problem.times.element_size() == 8)
+        jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU
         self._jax, self._diffrax = jax, diffrax
         self._twin: Twin = found
         self._kind, self._updates = gradient, problem.updates
-        copied = {name: jax.numpy.asarray(t.detach().numpy()) for name, t in _all(problem)}
+        copied = {name: jax.numpy.asarray(t.detach().cpu().numpy()) for name, t in _all(problem)}
         names = [name for name, _ in problem.named_parameters()]
         self._weights = {name: copied.pop(name) for name in names}
         self._constants, self._names = copied, names
-        self._times = jax.numpy.asarray(problem.times.numpy())
+        self._times = jax.numpy.asarray(problem.times.cpu().numpy())
         self._moments = tuple(
             {name: jax.numpy.zeros_like(w) for name, w in self._weights.items()} for _ in range(2)
         )
@@ -171,6 +173,16 @@ class Diffrax(Peer):
             return y + 1e-12 * self._field(self._times[0], y, weights)
 
         return self._jax.lax.fori_loop(0, times, again, y0)
+
+
+def _refuse_without_device(jax: Any, kind: str) -> None:
+    """Raise `Skip` where JAX does not compute on what the problem is on."""
+    try:
+        there = {device.platform for device in jax.devices()}
+    except RuntimeError as error:
+        raise Skip(f"JAX has no {kind} here ({error})") from error
+    if {"cuda": "gpu"}.get(kind, kind) not in there:
+        raise Skip(f"JAX has no {kind} here. pip install 'jax[cuda12]'")
 
 
 def _all(problem: Problem) -> list[tuple[str, Any]]:

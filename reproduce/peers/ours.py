@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.solvers import SolverSettings, collect_stats, odeint
-from reproduce.peers.base import MAX_STEPS, Counts
+from reproduce.peers.base import MAX_STEPS, Counts, Skip
 from reproduce.peers.in_torch import TorchPeer
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ class Ours(TorchPeer):
     Args:
         problem: The problem.
         gradient: ``direct``, ``checkpoint`` or ``adjoint``.
-        backend: ``native``, or ``compiled`` with ``checkpoint``.
+        backend: ``native``, or what takes its steps.
     """
 
     def __init__(self, problem: Problem, gradient: Gradient, backend: str = "native") -> None:
         super().__init__(problem)
         self._gradient, self._backend = gradient, backend
-        # A field that is not compiled after all is a failed row, not the native backend's time.
+        # A field that is solved natively after all is a failed row, not the native backend's time.
         warnings.filterwarnings("error", message=".* is solved step by step")
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
@@ -43,13 +44,63 @@ class Ours(TorchPeer):
         )
         return odeint(field, y0, times, settings).ys
 
-    def memory(self, tolerance: float) -> float | None:
-        """Return the peak of a step's tensors; none is seen of those within compiled functions."""
-        return None if self._backend == "compiled" else super().memory(tolerance)
-
     def counts(self, tolerance: float) -> Counts:
         """Return what the solve says of itself: factored fields are not called as modules."""
         with collect_stats() as solves:
             self.step(tolerance)
         (stats,) = solves
         return Counts(stats.steps, stats.steps_rejected, stats.nfe_forward, stats.nfe_backward)
+
+
+class Compiled(Ours):
+    """Solves that are compiled for the CPU.
+
+    Args:
+        problem: The problem.
+
+    Raises:
+        Skip: If it is on a GPU.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        if problem.times.is_cuda:
+            raise Skip("it compiles for CPUs")
+        super().__init__(problem, "checkpoint", "compiled")
+
+    def memory(self, tolerance: float) -> None:
+        """Return nothing: no tensor within compiled functions is seen."""
+
+
+class Captured(Ours):
+    """Solves that are recorded as CUDA graphs.
+
+    Args:
+        problem: The problem.
+        tf32: Whether products are rounded to TF32.
+
+    Raises:
+        Skip: If there is no GPU.
+    """
+
+    def __init__(self, problem: Problem, *, tf32: bool) -> None:
+        if not problem.times.is_cuda:
+            raise Skip("it records CUDA graphs, and this is a CPU")
+        super().__init__(problem, "checkpoint", "captured")
+        if tf32:  # in this process, which is its own
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def _evaluate(self, times: int) -> None:
+        """Replay them as one graph, as the solve does."""
+        if times not in self._recorded:
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                super()._evaluate(2)  # libraries choose their kernels
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                super()._evaluate(times)
+            self._recorded[times] = graph
+        self._recorded[times].replay()

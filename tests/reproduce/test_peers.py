@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce.peers import ALTERNATIVES, LIBRARIES, Skip, prepare
+from reproduce.peers import ALTERNATIVES, LIBRARIES, ON, Skip, prepare
 from reproduce.peers.base import Array
 from reproduce.problems import PROBLEMS, Problem, build
 from reproduce.problems.exact import exact, relative
@@ -15,8 +15,9 @@ from reproduce.problems.twins import twin
 
 SMALL = {"cnf": {"batch": 5, "width": 3}, "latent": {"batch": 3}, "odenet": {"batch": 2}}
 WRITTEN_TWICE = [name for name in PROBLEMS if name != "own"]
+HERE = [a for a in ALTERNATIVES if ON.get(a) != "cuda"]
 # Compiling a step for JAX takes seconds; one of its adjoints does for this.
-STEPS = [a for a in ALTERNATIVES if a not in ("diffrax_backsolve", "diffrax_each")]
+STEPS = [a for a in HERE if a not in ("diffrax_backsolve", "diffrax_each")]
 
 
 def _there(alternative: str) -> None:
@@ -38,7 +39,7 @@ def _closed_form(problem: Problem) -> Array:
     return found
 
 
-@pytest.mark.parametrize("alternative", ALTERNATIVES)
+@pytest.mark.parametrize("alternative", HERE)
 def test_every_alternative_follows_the_closed_form(alternative: str) -> None:
     _there(alternative)
     problem = build("linear", batch=3, state=4)
@@ -129,6 +130,26 @@ def test_a_library_that_is_not_there_is_a_reason_to_skip(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(Skip, match=f"pip install {library}"):
         prepare(f"{library}_{LIBRARIES[library][0]}", build("linear", batch=2))
+
+
+@pytest.mark.parametrize("alternative", ["ours_captured", "ours_tf32"])
+def test_without_a_gpu_nothing_is_captured(alternative: str) -> None:
+    with pytest.raises(Skip, match="this is a CPU"):
+        prepare(alternative, build("linear", batch=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("alternative", [a for a in ALTERNATIVES if ON.get(a) != "cpu"])
+def test_on_a_gpu_every_alternative_takes_the_gradient(alternative: str) -> None:
+    _there(alternative)
+    true = prepare("ours_direct", build("linear", batch=3, state=2)).gradient(1e-9)
+    try:
+        peer = prepare(alternative, build("linear", batch=3, state=2).cuda())
+    except Skip as reason:  # JAX without CUDA
+        pytest.skip(str(reason))
+    assert relative(peer.gradient(1e-6), true) < 1e-3
+    peer.evaluate(3)
 
 
 def test_fields_that_take_one_time_are_not_solved_apart() -> None:
