@@ -65,7 +65,8 @@ class Contender:
         from reproduce.problems import build
         from reproduce.problems.exact import exact
 
-        states, gradient = exact(build(self._given["problem"], **self._given["sizes"]))
+        problem = build(self._given["problem"], **self._given["sizes"])
+        states, gradient = exact(problem.to(self._given["device"]))
         np.savez(self._given["reference"], states=states, gradient=gradient)
         return {}
 

@@ -151,23 +151,27 @@ class Process:
 
 
 def hold(plan: Plan) -> Outcome:
-    """Measure a problem in all alternatives.
-
-    Raises:
-        RuntimeError: If there is no reference.
-    """
+    """Measure a problem in all alternatives; without a reference all of them fail."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         reference = str(Path(folder) / "reference.npz") if plan.errors else None
         if reference is not None:
             with Process(plan, reference) as process:
-                told = process.ask(4 * plan.patience, do="reference")
-            if "failed" in told:
-                raise RuntimeError(told["failed"])
+                why = _asked(process, 4 * plan.patience, do="reference").get("failed")
+            if why is not None:
+                outcome.failed = dict.fromkeys(plan.alternatives, f"no reference: {why}")
+                return outcome
         ready = {}
         for alternative in plan.alternatives:
             process = stack.enter_context(Process(plan, reference))
-            told = _prepared(plan, process, alternative)
+            tolerances = list(plan.tolerances)
+            told = _asked(
+                process,
+                plan.patience,
+                do="prepare",
+                alternative=alternative,
+                tolerances=tolerances,
+            )
             for key, kept in (("skipped", outcome.skipped), ("failed", outcome.failed)):
                 if key in told:
                     kept[alternative] = told[key]
@@ -180,12 +184,10 @@ def hold(plan: Plan) -> Outcome:
     return outcome
 
 
-def _prepared(plan: Plan, process: Process, alternative: str) -> dict[str, Any]:
+def _asked(process: Process, patience: float, **order: Any) -> dict[str, Any]:
+    """Return the answer to an order, also that there will be none."""
     try:
-        tolerances = list(plan.tolerances)
-        return process.ask(
-            plan.patience, do="prepare", alternative=alternative, tolerances=tolerances
-        )
+        return process.ask(patience, **order)
     except Lost as error:
         return {"failed": str(error)}
 
@@ -201,10 +203,7 @@ def _race(outcome: Outcome, plan: Plan, ready: dict[str, Process]) -> None:
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 order = {"alternative": name, "work": work, "tolerance": tolerance}
-                try:
-                    told = ready[name].ask(plan.patience, do="time", least=plan.least, **order)
-                except Lost as error:
-                    told = {"failed": str(error)}
+                told = _asked(ready[name], plan.patience, do="time", least=plan.least, **order)
                 if "failed" in told:
                     outcome.failed[name] = told["failed"]
                     ready.pop(name).__exit__(None, None, None)

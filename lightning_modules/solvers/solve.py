@@ -121,7 +121,7 @@ def _check_state(y0: State) -> None:
 
 def _check_tolerances(settings: SolverSettings, y0: Tensor) -> None:
     """Refuse tolerances that the numbers of the state cannot resolve."""
-    largest, rounding = float(y0.detach().abs().max()), torch.finfo(y0.dtype).eps / 2
+    rounding = torch.finfo(y0.dtype).eps / 2
     pairs = {"": (settings.rtol, settings.atol)}
     if settings.gradient == "adjoint":
         rtol, atol = settings.adjoint_rtol, settings.adjoint_atol
@@ -129,6 +129,9 @@ def _check_tolerances(settings: SolverSettings, y0: Tensor) -> None:
             settings.rtol if rtol is None else rtol,
             settings.atol if atol is None else atol,
         )
+    if all(rtol >= rounding for rtol, _ in pairs.values()):
+        return  # whatever the state; nobody waits for a GPU here
+    largest = float(y0.detach().abs().max())
     for which, (rtol, atol) in pairs.items():
         if rtol * largest + atol < rounding * largest < math.inf:
             remedy = " or pass a float64 y0" if y0.dtype == torch.float32 else ""
@@ -166,15 +169,17 @@ def _checked_times(times: Tensor, like: Tensor) -> Tensor:
 
 
 def _trainable(field: Field) -> tuple[Tensor, ...]:
-    parameters = field.parameters() if isinstance(field, nn.Module) else ()
-    return tuple(parameter for parameter in parameters if parameter.requires_grad)
+    """Return the parameters that want a gradient, each once."""
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    found = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
+    return tuple(p for p in found.values() if p.requires_grad)
 
 
 def _constants(field: Field) -> tuple[Tensor, ...]:
     """Return the buffers, without those that normalisations only write while training."""
     modules = field.modules() if isinstance(field, nn.Module) else ()
     read = (m for m in modules if not (m.training and isinstance(m, _NormBase)))
-    return tuple(buffer for module in read for buffer in module.buffers(recurse=False))
+    return tuple(b for m in read for b in m._buffers.values() if b is not None)
 
 
 def _shown(ticks: list[float]) -> str:

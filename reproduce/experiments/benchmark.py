@@ -37,12 +37,14 @@ and its backsolve adjoint, or `each` sample by itself (vmap). A library that is 
 cannot solve a problem is a skipped row with the reason; one that fails, is not ready in two
 minutes, or gets not one digit right, is a failed row.
 
+Profile `short` is for CPUs and `paper` for GPUs; the others are for both.
+
 Problems: `linear` (pairs that turn and decay), `van_der_pol` (μ = 1) and `van_der_pol_stiff`
 (μ = 30), 256 samples; `spiral` (20 windows of 10 points, the cubic spiral's training step), `cnf`
 (512 points, 64 units, maximum likelihood), `latent` (1,000 series of 100 points, recognition and
-decoder included), `odenet` (the field of Table 1 on feature maps). Fields that are drawn at random
-are scaled to take about the steps of trained ones. Rows such as `linear_4096x2` are sizes, at 1e-5
-and without errors.
+decoder included), `odenet` (the field of Table 1 on feature maps of 8 images; 128 under `paper`).
+Fields that are drawn at random are scaled to take about the steps of trained ones. Rows such as
+`linear_4096x2` are sizes, at 1e-5 and without errors.
 
 A field of your own: `--set model.field.class_path=package.Field`, with `data.shape`, `data.span`,
 `data.dtype` and `model.field.init_args`; it is the only problem then, and diffrax takes part if
@@ -86,7 +88,7 @@ _ALL: dict[str, dict[str, Any]] = {
     "spiral": {},
     "cnf": {},
     "latent": {},
-    "odenet": {},
+    "odenet": {"batch": 8},
     "linear": {},
     "van_der_pol": {},
     "van_der_pol_stiff": {},
@@ -157,7 +159,11 @@ PROFILES = {
         minutes=None,
     ),
 }
-PROFILES["paper"] = PROFILES["short"]
+PROFILES["paper"] = Profile(
+    PROFILES["short"].overrides | {"problems": _ALL | {"odenet": {"batch": 128}}},
+    seeds=1,
+    minutes=None,
+)
 SINGLE = 1e-6  # float32 cannot be asked for less
 DOUBLES = ("linear", "van_der_pol", "van_der_pol_stiff")
 
@@ -247,6 +253,7 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
     from reproduce.peers import ALTERNATIVES
     from reproduce.problems import PROBLEMS
 
+    _refuse_other_devices(ctx)
     given = PROFILES[ctx.profile].overrides
     changes = dict(ctx.changes)
     chosen = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
@@ -306,6 +313,18 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         raise BadSettings(str(error)) from error
     return {"field": named, **sizes}
+
+
+def _refuse_other_devices(ctx: Context) -> None:
+    """Keep CPUs and GPUs apart: the marks of ``short`` and of ``paper`` are for one of them."""
+    from reproduce.jobs import BadSettings
+
+    wanted = {"short": "cpu", "paper": "cuda"}.get(ctx.profile, ctx.device)
+    if wanted != ctx.device:
+        raise BadSettings(
+            f"benchmark --profile {ctx.profile} was asked for on {ctx.device}, and its marks are "
+            f"for {wanted}. Say --device {wanted}, or --profile quick for any."
+        )
 
 
 def _on(device: str) -> list[str]:

@@ -27,7 +27,8 @@ def exact(problem: Problem) -> tuple[Array, Array]:
     direction with the central difference of SciPy's losses to 1e-4.
 
     Args:
-        problem: In whatever precision; its numbers are those of its own precision.
+        problem: In whatever precision, on whatever device; its numbers are those of its own
+            precision.
 
     Returns:
         States ``(time, *state)``, and the gradient by all parameters as one vector.
@@ -59,7 +60,7 @@ def exact(problem: Problem) -> tuple[Array, Array]:
             "every call?"
         )
     _check_gradient(problem, gradient, tolerance)
-    return states.numpy(), gradient.numpy()
+    return states.cpu().numpy(), gradient.cpu().numpy()
 
 
 def relative(found: Array, true: Array) -> float:
@@ -76,17 +77,18 @@ def _by_scipy(problem: Problem, tolerance: float) -> Tensor:
     from scipy.integrate import solve_ivp
 
     y0 = problem.start()
-    shape, times = y0.shape, problem.times.numpy()
+    shape, device, times = y0.shape, y0.device, problem.times.cpu().numpy()
 
     def slope(t: float, y: Array) -> Array:
-        at = torch.tensor(t, dtype=torch.float64)
-        found: Array = problem.field(at, torch.from_numpy(y).view(shape)).reshape(-1).numpy()
+        at = torch.tensor(t, dtype=torch.float64, device=device)
+        dy = problem.field(at, torch.from_numpy(y).to(device).view(shape))
+        found: Array = dy.reshape(-1).cpu().numpy()
         return found
 
     found = solve_ivp(
         slope,
         (times[0], times[-1]),
-        y0.reshape(-1).numpy().copy(),
+        y0.reshape(-1).cpu().numpy().copy(),
         method="DOP853",
         t_eval=times,
         rtol=max(tolerance, 1e-13),
@@ -94,14 +96,14 @@ def _by_scipy(problem: Problem, tolerance: float) -> Tensor:
     )
     if not found.success:
         raise RuntimeError(f"{problem.name}: SciPy stopped: {found.message}")
-    return torch.from_numpy(found.y.T.copy()).view(len(times), *shape)
+    return torch.from_numpy(found.y.T.copy()).to(device).view(len(times), *shape)
 
 
 @torch.no_grad()
 def _check_gradient(problem: Problem, gradient: Tensor, tolerance: float) -> None:
     """Compare with central differences of SciPy's losses along the gradient, a little off."""
     draw = torch.Generator().manual_seed(0)
-    noise = torch.randn(gradient.shape, generator=draw, dtype=torch.float64)
+    noise = torch.randn(gradient.shape, generator=draw, dtype=torch.float64).to(gradient)
     along = gradient / gradient.norm() + 0.3 * noise / noise.norm()
     expected, slopes = float(gradient @ along), []
     for width in WIDTHS:

@@ -12,6 +12,7 @@ from reproduce.claims import claims
 from reproduce.contest import Outcome, Plan
 from reproduce.context import Context
 from reproduce.experiments import benchmark
+from reproduce.peers import ALTERNATIVES
 from reproduce.records import Record
 
 TOLERANCES = (1e-3, 1e-4, 1e-5)
@@ -91,8 +92,8 @@ def test_what_cannot_be_measured_and_what_failed_are_rows_with_the_reason(
 
 def test_the_table_says_which_library_when(rows: list[Record]) -> None:
     table = benchmark.table(rows)
-    assert list(table.index) == [("linear", "forward"), ("linear", "step"),
-                                 ("cnf", "forward"), ("cnf", "step")]  # fmt: skip
+    assert list(table.index) == [("cnf", "forward"), ("cnf", "step"),
+                                 ("linear", "forward"), ("linear", "step")]  # fmt: skip
     line = table.loc[("cnf", "step")]
     assert line["fastest"] == "diffrax"
     assert line["diffrax"] == "0.50"
@@ -106,8 +107,7 @@ def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> N
     read = records.read(ctx.csv("benchmark"))
     drawn = benchmark.figures(read, ctx.out)
     assert set(drawn) == {"", "forward", "sizes"}
-    linear = drawn[""].axes[0]
-    assert linear.get_title() == "linear"
+    (linear,) = [axes for axes in drawn[""].axes if axes.get_title() == "linear"]
     assert {line.get_label() for line in linear.get_lines()} == {
         "ours", "torchdiffeq", "diffrax (jit)"
     }  # fmt: skip
@@ -121,8 +121,13 @@ def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> N
 
 def test_every_mark_names_a_row_that_is_measured(rows: list[Record]) -> None:
     marks = [q for c in claims() for q in c.quantities if q.experiment == "benchmark"]
-    assert {q.row for q in marks} == {f"{p}_vs_diffrax" for p in ("cnf", "latent", "spiral")}
+    on_cpu = {f"{p}_vs_diffrax" for p in ("cnf", "latent", "spiral")}
+    peers = ("ours_captured", "torchdiffeq_direct", "torchode_direct", "torchdyn_direct")
+    on_gpu = {f"odenet_{a}" for a in (*peers, "torchdiffeq_adjoint")}
+    assert {q.row for q in marks} == on_cpu | on_gpu
+    assert {row.removeprefix("odenet_") for row in on_gpu} <= set(ALTERNATIVES)
     measured = {r.metric for r in rows if r.row == "cnf_vs_diffrax"}
+    measured |= {r.metric for r in rows if r.row == "cnf_torchdiffeq_direct"}
     assert {q.metric for q in marks} <= measured
     assert {"step_ratio_low", "step_ratio_high"} <= measured
 
@@ -164,6 +169,22 @@ def test_a_field_from_a_package_of_ones_own_is_measured(
     (made,) = provenance.read(tmp_path / "out" / "benchmark" / "smoke.csv").values()
     assert made["settings"]["sizes"]["field"]["class_path"] == "somebody.Decay"
     assert "torchdiffeq" in made["settings"]["peers"]
+
+
+def test_without_a_reference_every_alternative_of_a_problem_fails() -> None:
+    plan = Plan("linear", {"batch": 2}, ["ours_direct"], [1e-3], 1, 9.0, 0.0, 1, patience=0.01)
+    outcome = contest.hold(plan)
+    assert outcome.failed == {"ours_direct": "no reference: not ready after 0.04 s"}
+    assert not outcome.told
+
+
+def test_marks_for_gpus_are_not_measured_on_a_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["benchmark", "--profile", "paper", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    )
+    assert "Say --device cuda" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

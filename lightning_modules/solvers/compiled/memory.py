@@ -1,13 +1,17 @@
 """Tensors that outlive the mode in which they were made."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
-@contextmanager
-def lasting() -> Iterator[None]:
+def lasting() -> AbstractContextManager[None]:
     """Record no graph, and make tensors that later solves may read, whatever mode they are in."""
+    return _outside() if torch.is_inference_mode_enabled() else torch.no_grad()
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield
