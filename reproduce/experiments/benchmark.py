@@ -15,7 +15,7 @@ Rules, stated before the first number:
   for trainings) and number of threads, to which XLA's pool is held too.
 - A process of its own for every alternative; rounds go through all of them in turn, beginning
   with another one each time, and only one works at any time. One round before is not timed. After
-  some minutes for a problem no further round begins, but there are five of each (`rounds`). A
+  `seconds` for a problem no further round begins, but there are five of each (`rounds`). A
   measurement repeats its call for at least `least` seconds and waits for the result.
 - The first two calls, and with them compilation, are apart (`first_…_s`): diffrax and ours
   compiled, which compiles at the second.

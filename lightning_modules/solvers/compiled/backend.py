@@ -1,12 +1,12 @@
-"""The backend ``compiled``: what ``native`` does, with a step compiled for the CPU.
+"""The backend ``compiled``: what ``native`` does, compiled for the CPU.
 
 Step for step it is the native backend: the same methods, accepted and rejected steps, evaluations
-and gradients, up to rounding. By an embedded pair with an interpolant (dopri5, tsit5) a solve of
-a small state is one function of TorchInductor, a loop over trials, and its way back is another.
+and gradients, up to rounding. By dopri5, the embedded pair with an interpolant, a solve of a small
+state is one function of TorchInductor, a loop over trials, and its way back is another.
 Otherwise Python decides from step to step, and the stages of a step with its error, and the way
 back through it, are such functions. It takes a C++ compiler and from seconds to a minute for each
 kind of solve, which TorchInductor remembers on the disk: worth it for trainings of many small
-steps.
+steps. In float32 tanh is that of ``tangent``.
 
 What is compiled, and what is left to ``native``, is as in ``captured.backend``. Native is also
 every solve on a GPU, and one under autocast.

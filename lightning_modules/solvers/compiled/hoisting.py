@@ -19,15 +19,18 @@ def hoist(body: GraphModule, changing: int) -> GraphModule:
         changing: How many arguments change.
 
     Returns:
-        The graph that makes those of the other arguments, in memory of their own.
+        The graph that makes those of the other arguments, in memory of their own. Nothing is taken
+        out of a body that writes in place.
     """
     graph, before = body.graph, Graph()
+    in_place = any(map(_writes, graph.nodes))  # into what, only its aliases would tell
     arguments = graph.find_nodes(op="placeholder")
     copies = {node: before.placeholder(node.name) for node in arguments[changing:]}
     given = set(copies)
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and copies.keys() >= set(inputs):
+        fixed = inputs and copies.keys() >= set(inputs)
+        if node.op == "call_function" and fixed and not in_place:
             copies[node] = before.node_copy(node, copies.__getitem__)
     kept = [node for node in copies if node not in given and _is_needed(node, copies)]
     values, last = [], arguments[-1]
@@ -44,6 +47,11 @@ def hoist(body: GraphModule, changing: int) -> GraphModule:
     graph.eliminate_dead_code()
     body.recompile()
     return GraphModule(body, before)
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _is_needed(node: Node, fixed: Container[Node]) -> bool:

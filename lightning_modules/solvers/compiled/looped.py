@@ -91,7 +91,7 @@ class LoopedSteps(Sequence[Taken]):
         return self._all[index]
 
     @property
-    def interpolate_last(self) -> bool:
+    def ends_inside(self) -> bool:
         """Whether output times lie in the last step, and not at its end alone."""
         chunk = self.chunks[-1]
         start, dt, end = chunk.clocks[chunk.count].tolist()
@@ -135,7 +135,7 @@ class LoopedPlan:
             self._no_shares = y0.new_zeros(self._tableau.stages, y0.numel())
             self._no_outputs = y0.new_zeros(outputs, y0.numel())
             self._no_starts = y0.new_zeros(self._rows, y0.numel())
-            self._counts = list(torch.arange(self._rows + 1, dtype=torch.float64).clone())
+            self._counts = _numbers(*range(self._rows + 1)).unbind()
             self._trials = Trials(weak, self._tableau, y0, weakly(norm, field, weak))
             self._solve = self._compiled(task, opens=True)
 
@@ -169,7 +169,8 @@ class LoopedPlan:
             settle(task, standing, self._tableau, state.y)
             span = given.direction, given.ticks
             steps = LoopedSteps(chunks, ticks, span, self._tableau, self._nothing)
-            return Walked(state.outputs[: len(ticks) - 1], steps, starts if keep else [])
+            outputs = state.outputs[: len(ticks) - 1]
+            return Walked(outputs, steps, starts) if keep else Walked(outputs, [], [])
 
     def record_back(
         self,
@@ -183,10 +184,11 @@ class LoopedPlan:
         Raises:
             Unrecordable: If it cannot be compiled.
         """
+        steps = cast(LoopedSteps, steps)
         missing = self._kinds(steps) - self._backs.keys()
         if not missing:
             return
-        steps, work, wanted = cast(LoopedSteps, steps), self._trials, parameters()
+        work, wanted = self._trials, parameters()
         for full in missing:
             with lasting():
                 state = self._back_start(1, self._nothing, _zeros(wanted))
@@ -210,15 +212,14 @@ class LoopedPlan:
         stats: SolveStats,
     ) -> tuple[Tensor, Sequence[Tensor]] | None:
         """Return the gradients by initial state and parameters, None if not compiled for these."""
-        if self._kinds(steps) - self._backs.keys():
+        if not isinstance(steps, LoopedSteps) or self._kinds(steps) - self._backs.keys():
             return None
-        steps = cast(LoopedSteps, steps)
-        full = steps.interpolate_last
+        full = steps.ends_inside
         stats.nfe_backward += (self._tableau.stages - 1) * len(steps) + full
         with lasting():
-            grads, missing = grad_ys[1:], self._outputs - len(grad_ys) + 1
-            if missing:
-                grads = torch.cat([grads, self._no_outputs[:missing]])
+            missing = self._outputs - len(grad_ys) + 1
+            # Autograd's gradients lie in memory as they like, those of a sum in one number.
+            grads = torch.cat([grad_ys[1:], self._no_outputs[:missing]]).contiguous()
             at_end, totals = self._nothing, _zeros(parameters)
             for chunk, start in zip(reversed(steps.chunks), reversed(starts), strict=True):
                 state = self._back_start(chunk.count, at_end, totals)
@@ -241,9 +242,10 @@ class LoopedPlan:
         y = task.y0.detach().reshape(-1).contiguous()
         rtol, atol = task.settings.rtol, task.settings.atol
         key = (tuple(task.ticks), rtol, atol, task.settings.max_steps - task.stats.steps)
-        if self._opened is None or self._opened[0] != key:
-            self._opened = (key, *self._opening(*key))
-        _, state, given = self._opened
+        opened = self._opened  # read once: another thread may solve with other times
+        if opened is None or opened[0] != key:
+            opened = self._opened = (key, *self._opening(*key))
+        _, state, given = opened
         return state._replace(y=y), given
 
     def _opening(
@@ -252,7 +254,7 @@ class LoopedPlan:
         begin, end = ticks[0], ticks[-1]
         direction = math.copysign(1.0, end - begin)
         state = Forward(
-            _numbers(begin, direction, 0.0, 0.0, 0.0, 0.0, GOING),
+            _numbers(begin, (ticks[1] - begin) / 100, 0.0, 0.0, 0.0, 0.0, GOING),
             self._clocks(Clock(begin, 1.0, begin)),
             self._nothing,
             self._nothing,
@@ -264,7 +266,7 @@ class LoopedPlan:
             _numbers(begin, end, allowed, 1e-16 * abs(end - begin), 0.0),
             _numbers(direction),
             _numbers(*ticks[1:], *room),
-            torch.tensor((rtol, atol), dtype=self._nothing.dtype),
+            _numbers(rtol, atol).to(self._nothing.dtype),
         )
         return state, given
 
@@ -277,21 +279,21 @@ class LoopedPlan:
         return state._replace(clocks=clocks, starts=self._no_starts), given._replace(span=span)
 
     def _clocks(self, before: Clock) -> Tensor:
-        return torch.cat([_numbers(*before), torch.zeros(3 * self._rows).double()]).view(-1, 3)
+        return _numbers(*before, *[0.0] * (3 * self._rows)).view(-1, 3)
 
     def _back_start(
         self, count: int, at_end: Tensor, totals: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         return self._counts[count], at_end, self._no_shares, self._nothing, *totals
 
-    def _kinds(self, steps: Sequence[Taken]) -> set[bool]:
+    @staticmethod
+    def _kinds(steps: LoopedSteps) -> set[bool]:
         """Return which ways back there must be: all of the last step's stages, or all but one."""
-        steps = cast(LoopedSteps, steps)
-        return {steps.interpolate_last} | ({False} if len(steps.chunks) > 1 else set())
+        return {steps.ends_inside} | ({False} if len(steps.chunks) > 1 else set())
 
 
 def _numbers(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:

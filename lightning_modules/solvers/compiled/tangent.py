@@ -1,9 +1,9 @@
 """The hyperbolic tangent in single precision, as a quotient of polynomials.
 
-The one that compiled code would call costs several times as much, and is most of the time of a
-small field. This one is within 3.5 units in the last place. Its coefficients have the least
-largest relative error on [0, 7.9], found by Lawson's iteration on the linearized fit; beyond, it
-stays what it is there, 1 - 2.7e-7, and nowhere is it more than 1.
+The one that compiled code would call costs twice as much, and is most of the time of a small
+field. Its relative error is at most 4e-7, and it is never more than 1. The coefficients have the
+least largest relative error on [0, 7.9], found by Lawson's iteration on the linearized fit. From
+8.3 on it is 1, so that slopes that vanish do so here too.
 """
 
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST = 7.9
+LARGEST = 7.9  # of the fit
+FLAT = 8.3  # tanh is nearer to 1 from here on than to the end of the fit
 NUMERATOR = (
     0.9999999833192386,
     0.1298491855471518,
@@ -27,9 +28,10 @@ def tanh(x: Tensor) -> Any:
     """Return tanh x, ``NotImplemented`` for another precision."""
     if x.dtype != torch.float32:
         return NotImplemented
-    x = x.clamp(-LARGEST, LARGEST)
-    square = x * x
-    return x * _polynomial(NUMERATOR, square) / _polynomial(DENOMINATOR, square)
+    within = x.clamp(-LARGEST, LARGEST)
+    square = within * within
+    found = within * _polynomial(NUMERATOR, square) / _polynomial(DENOMINATOR, square)
+    return torch.where(x.abs() > FLAT, x.sign(), found)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

@@ -234,8 +234,8 @@ def _put(rows: Tensor, slot: Tensor, row: Tensor) -> Tensor:
 
 def _vector(scalars: Sequence[Tensor]) -> Tensor:
     """Return a vector; a stack of scalars is compiled to a copy of each by itself."""
-    places = torch.arange(len(scalars))
-    found = torch.zeros(len(scalars), dtype=torch.float64)
+    places = torch.arange(len(scalars), device="cpu")
+    found = torch.zeros(len(scalars), dtype=torch.float64, device="cpu")
     for place, scalar in enumerate(scalars):
         found = torch.where(places == place, scalar, found)
     return found

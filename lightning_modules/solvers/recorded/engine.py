@@ -61,7 +61,11 @@ class Plan(Protocol):
         stats: SolveStats,
         keep: bool,
     ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
+        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass.
+
+        Raises:
+            Unrecordable: Before anything is counted, if it takes what cannot be made.
+        """
         ...
 
     def record_back(

@@ -18,7 +18,7 @@ from lightning_modules.solvers.checkpoint import (
 from lightning_modules.solvers.factored import solve_factored
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.identity import Unrecordable
-from lightning_modules.solvers.recorded.engine import Engine
+from lightning_modules.solvers.recorded.engine import Engine, Walked
 from lightning_modules.solvers.recorded.plans import Found, find
 from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
 
@@ -50,8 +50,9 @@ def _solve(
         found = find(engine, field, y0, times, settings, norm, keep=False)
         if found is not None:
             assert isinstance(field, Counted)
-            walked = found.plan.solve(field, y0, times, settings, stats, keep=False)
-            return _with_start(y0, walked.outputs)
+            walked = _walked(found, field, y0, times, settings, stats, keep=False)
+            if walked is not None:
+                return _with_start(y0, walked.outputs)
     return native_backend.solve(field, y0, times, settings, norm, stats)
 
 
@@ -79,8 +80,11 @@ class Planned:
     def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
         """Solve, and make what backward will take."""
         problem, plan = self.problem, self.found.plan
-        counted = Counted(problem.field, problem.stats)
-        walked = plan.solve(counted, y0, times, problem.settings, problem.stats, keep=True)
+        settings, stats = problem.settings, problem.stats
+        counted = Counted(problem.field, stats)
+        walked = _walked(self.found, counted, y0, times, settings, stats, keep=True)
+        if walked is None:
+            return Eager(problem).forward(y0, times)
         try:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
@@ -94,6 +98,24 @@ class Planned:
         plan, stats = self.found.plan, self.problem.stats
         found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
         return found or Eager(self.problem).backward(path, y0, parameters, grad_ys)
+
+
+def _walked(
+    found: Found,
+    field: Counted,
+    y0: Tensor,
+    times: Tensor,
+    settings: SolverSettings,
+    stats: SolveStats,
+    *,
+    keep: bool,
+) -> Walked | None:
+    """Solve by a plan; None, and nothing counted, where it needs more than can be made."""
+    try:
+        return found.plan.solve(field, y0, times, settings, stats, keep)
+    except Unrecordable as reason:
+        found.refuse(reason)
+        return None
 
 
 def _with_start(y0: Tensor, outputs: Tensor) -> Tensor:

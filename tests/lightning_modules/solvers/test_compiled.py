@@ -51,7 +51,9 @@ def settings(backend: str = "compiled", method: str = "dopri5", **more: Any) -> 
     return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
 
 
+PADDED = ([0.0, 0.3, 0.5, 1.2], [1.0, 0.9, 0.4, 0.1, -0.2, -1.0])  # fewer than a power of two
 CASES = [
+    *(("dopri5", "checkpoint", grid) for grid in PADDED),
     *((method, "checkpoint", GRIDS[-1]) for method in methods()),
     *(("dopri5", "checkpoint", grid) for grid in GRIDS[:-1]),
     *((method, "adjoint", GRIDS[1]) for method in ("bosh3", "dopri5")),
@@ -68,6 +70,63 @@ def test_traced_solves_and_their_cost_are_the_native_ones(
         found = gradients(net, y0, settings(method=method, gradient=gradient), times)
         assert found[1] == expected[1]
         same(found[0], expected[0])
+    assert traced
+
+
+def test_tolerances_and_times_may_change_from_solve_to_solve(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    net, y0 = Net(), start()
+    for tolerance, grid in [(1e-4, PADDED[0]), (1e-4, PADDED[0]), (1e-8, PADDED[0]),
+                            (1e-8, [0.0, 0.1, 0.2, 0.7]), (1e-4, PADDED[0])]:  # fmt: skip
+        given: dict[str, Any] = {"gradient": "checkpoint", "rtol": tolerance, "atol": tolerance}
+        times = torch.tensor(grid).double()
+        expected = gradients(net, y0, settings("native", **given), times)
+        found = gradients(net, y0, settings(**given), times)
+        assert found[1] == expected[1]
+        same(found[0], expected[0])
+    assert len(traced) == 2  # a plan stands for all of them
+
+
+@pytest.mark.parametrize("loss", [Tensor.sum, lambda ys: (ys[1:].transpose(0, -1).exp()).sum()])
+def test_a_gradient_may_lie_in_memory_as_it_likes(
+    loss: Any, traced: list[torch.fx.GraphModule]
+) -> None:
+    net, y0 = Net(), start()
+    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
+    found = []
+    for backend in ("native", *["compiled"] * 3):
+        ys = odeint(net, y0, UNIT, settings(backend, gradient="checkpoint")).ys
+        gradients = torch.autograd.grad(
+            loss(ys), wanted, allow_unused=True, materialize_grads=True
+        )
+        found.append(list(gradients))
+    for one in found[1:]:
+        same(one, found[0])
+    assert len(traced) == 2
+
+
+def test_in_single_precision_it_is_native_up_to_rounding(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    """With tanh in the field, which is another one there, also where its slope vanishes."""
+
+    class Bent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.layer(y).tanh() + (1e4 * y).tanh() * t
+
+    torch.manual_seed(0)
+    field, y0 = Bent(), start().detach().float().requires_grad_()
+    times = torch.tensor(PADDED[0])
+    expected = gradients(field, y0, settings("native", gradient="checkpoint"), times)
+    for _ in range(3):
+        found = gradients(field, y0, settings(gradient="checkpoint"), times)
+        assert found[1] == expected[1]
+        torch.testing.assert_close(found[0], expected[0], rtol=2e-5, atol=2e-6)
     assert traced
 
 
@@ -264,17 +323,42 @@ def test_a_solve_of_any_length_goes_on_from_loop_to_loop(
     assert len(traced) == 4  # the solve and its way back, each from the end and on the way
 
 
-FAILURES: list[tuple[Any, dict[str, Any]]] = [
-    (lambda t, y: torch.where(t < 0.5, y, y / 0.0), {}),
-    (lambda t, y: y.sin() * 10, {"max_steps": 3}),
-    (lambda t, y: y.square() * 2, {}),
-    (lambda t, y: y + torch.nan, {}),
+def test_a_loop_that_cannot_go_on_is_solved_natively(
+    traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the compiler is gone when a solve needs more steps than the loop has room for."""
+    monkeypatch.setattr(looped, "MOST_ROWS", 2)
+    loose: dict[str, Any] = {"gradient": "checkpoint", "rtol": 1e-2, "atol": 1e-2}
+    tight: dict[str, Any] = {"gradient": "checkpoint", "rtol": 1e-8, "atol": 1e-8}
+    net, y0 = Net(), start()
+    for _ in range(2):
+        gradients(net, y0, settings(**loose))
+    assert traced
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise Unrecordable("No working C++ compiler found")
+
+    monkeypatch.setattr(looped, "compiled_loop", gone)
+    expected = gradients(net, y0, settings("native", **tight))
+    with pytest.warns(UserWarning, match="No working"):
+        found = gradients(net, y0, settings(**tight))
+    assert found[1] == expected[1]
+    same(found[0], expected[0])
+
+
+FAILURES: list[tuple[Any, dict[str, Any], bool]] = [
+    (lambda t, y: torch.where(t < 0.5, y, y / 0.0), {}, False),
+    (lambda t, y: y.sin() * 10, {"max_steps": 3}, True),
+    (lambda t, y: y.square() * 2, {}, False),
+    (lambda t, y: y + torch.nan, {}, True),
 ]
 
 
-@pytest.mark.parametrize(("function", "more"), FAILURES, ids=["jump", "limit", "explode", "nan"])
+@pytest.mark.parametrize(
+    ("function", "more", "exact"), FAILURES, ids=["jump", "limit", "explode", "nan"]
+)
 def test_a_loop_fails_as_the_native_backend_does(
-    function: Any, more: dict[str, Any], traced: list[torch.fx.GraphModule]
+    function: Any, more: dict[str, Any], exact: bool, traced: list[torch.fx.GraphModule]
 ) -> None:
     class Of(nn.Module):
         def forward(self, t: Tensor, y: Tensor) -> Tensor:
@@ -285,9 +369,11 @@ def test_a_loop_fails_as_the_native_backend_does(
     for chosen in (settings("native", **more), *[settings(**more)] * 3):
         with pytest.raises(SolverFailed) as caught, torch.no_grad():
             odeint(field, y0, torch.tensor([0.0, 0.7, 1.5]).double(), chosen)
-        # Steps within rounding of a jump are as many as rounding makes them.
-        said.append(re.sub(r"after .* steps \(dt=.*\)", "", str(caught.value)))
-    assert said[1:] == said[:1] * 3
+        said.append(str(caught.value))
+    if exact:
+        assert said[1:] == said[:1] * 3
+    else:  # steps within rounding of a jump, or of infinity, are as many as rounding makes them
+        assert len({re.sub(r"after .* steps \(dt=.*\)", "", text) for text in said}) == 1
     assert traced
 
 
@@ -330,8 +416,10 @@ def test_a_large_state_is_solved_step_by_step() -> None:
 def test_tanh_is_right_to_the_last_places_and_at_most_1() -> None:
     x = torch.cat([torch.linspace(-12, 12, 200_001), torch.logspace(-38, 0, 10_000)])
     found, true = tanh(x), x.double().tanh()
-    assert (found.double() - true).abs().le(3.5 * torch.finfo().eps * true.abs()).all()
+    assert (found.double() - true).abs().le(4e-7 * true.abs()).all()
     assert found.abs().max() <= 1
+    far = x[x.abs() > 9]
+    assert (1 - tanh(far) ** 2 == 0).all()
     edges = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])
     torch.testing.assert_close(tanh(edges), edges.tanh(), equal_nan=True)
     assert tanh(x.double()) is NotImplemented
@@ -349,3 +437,15 @@ def test_what_does_not_change_is_made_before_a_loop() -> None:
     torch.testing.assert_close(graph(x, weight, made)[0], x @ weight.t())
     operators = {node.target for node in graph.graph.nodes if node.op == "call_function"}
     assert operators == {torch.ops.aten.mm.default}
+
+
+def test_nothing_is_moved_out_of_a_loop_that_writes_in_place() -> None:
+    def body(x: Tensor, bias: Tensor) -> tuple[Tensor]:
+        out = bias.clone()
+        out += x
+        return (out,)
+
+    x, bias = torch.randn(3), torch.randn(3)
+    graph = make_fx(body, tracing_mode="fake")(x, bias)
+    assert hoist(graph, changing=1)(bias) == ()
+    torch.testing.assert_close(graph(x, bias)[0], x + bias)
