@@ -9,6 +9,7 @@ from reproduce import point
 from reproduce.children import measured
 from reproduce.context import Context
 from reproduce.experiments import costs
+from reproduce.memory import MIB
 from reproduce.records import Record
 
 SMALL = {"batch": 2, "rounds": 2, "width": 8, "groups": 4}
@@ -19,7 +20,9 @@ def _memory(body: str, size: int) -> dict[str, float]:
 
 
 def test_the_adjoints_memory_does_not_know_the_number_of_steps() -> None:
-    assert _memory("adjoint", 40)["memory"] == _memory("adjoint", 10)["memory"]
+    few, many = _memory("adjoint", 10), _memory("adjoint", 40)
+    assert 0 <= many["memory"] - few["memory"] <= 30 * 8 / MIB  # but for a time a step
+    assert 30 * 8 / MIB < few["state"]
 
 
 def test_checkpoints_take_one_state_a_step() -> None:
