@@ -169,17 +169,15 @@ def _checked_times(times: Tensor, like: Tensor) -> Tensor:
 
 
 def _trainable(field: Field) -> tuple[Tensor, ...]:
-    """Return the parameters that want a gradient, each once."""
-    modules = field.modules() if isinstance(field, nn.Module) else ()
-    found = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
-    return tuple(p for p in found.values() if p.requires_grad)
+    parameters = field.parameters() if isinstance(field, nn.Module) else ()
+    return tuple(parameter for parameter in parameters if parameter.requires_grad)
 
 
 def _constants(field: Field) -> tuple[Tensor, ...]:
     """Return the buffers, without those that normalisations only write while training."""
     modules = field.modules() if isinstance(field, nn.Module) else ()
     read = (m for m in modules if not (m.training and isinstance(m, _NormBase)))
-    return tuple(b for m in read for b in m._buffers.values() if b is not None)
+    return tuple(buffer for module in read for buffer in module.buffers(recurse=False))
 
 
 def _shown(ticks: list[float]) -> str:

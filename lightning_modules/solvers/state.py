@@ -122,7 +122,7 @@ def check_finite(ys: Tensor, times: Tensor, settings: SolverSettings, stats: Sol
         settings: How it was solved, for the message.
         stats: Steps that the solve took.
     """
-    if math.isfinite(ys.detach().sum().item()):  # a fifth of the time of a look at each
+    if math.isfinite(ys.detach().sum().item()):  # quicker than a look at each
         return
     finite = torch.isfinite(ys.detach())
     if bool(finite.all()):
