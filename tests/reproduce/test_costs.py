@@ -21,9 +21,7 @@ def _memory(body: str, size: int) -> dict[str, float]:
 
 def test_the_adjoints_memory_does_not_know_the_number_of_steps() -> None:
     few, many = _memory("adjoint", 10), _memory("adjoint", 40)
-    assert (
-        0 <= many["memory"] - few["memory"] <= 30 * 8 / MIB
-    )  # times in float64
+    assert 0 <= many["memory"] - few["memory"] <= 30 * 8 / MIB  # times in float64
     assert 30 * 8 / MIB < few["state"]
 
 
