@@ -1,9 +1,9 @@
 """The hyperbolic tangent in single precision, as a quotient of polynomials.
 
 The one that compiled code would call costs nearly twice as much, and is most of the time of a
-small field. This one's relative error is at most 4e-7, and it is never more than 1. The coefficients
-have the least largest relative error on [0, 7.9], found by Lawson's iteration on the linearized
-fit. From 8.3 on it is 1, so that slopes that vanish do so here too.
+small field. This one's relative error is at most 4e-7, and it is never more than 1. The
+coefficients have the least largest relative error on [0, 7.9], found by Lawson's iteration on the
+linearized fit. From 8.3 on it is 1, so that slopes that vanish do so here too.
 """
 
 from typing import Any
