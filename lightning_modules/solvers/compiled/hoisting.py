@@ -3,11 +3,13 @@
 Above all transposed weights: a loop reads them row by row, and so they lie once they are copied.
 """
 
+import operator
 from collections.abc import Container
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
 
 
@@ -22,8 +24,10 @@ def hoist(body: GraphModule, changing: int) -> GraphModule:
         The graph that makes those of the other arguments, in memory of their own. Nothing is taken
         out of a body that writes in place.
     """
+    in_place = any(map(_writes, body.graph.nodes))  # into what, only its aliases would tell
+    if not in_place:
+        body.graph = fx_graph_cse(body.graph)  # every stage has transposed the same weights
     graph, before = body.graph, Graph()
-    in_place = any(map(_writes, graph.nodes))  # into what, only its aliases would tell
     arguments = graph.find_nodes(op="placeholder")
     copies = {node: before.placeholder(node.name) for node in arguments[changing:]}
     given = set(copies)
@@ -32,7 +36,8 @@ def hoist(body: GraphModule, changing: int) -> GraphModule:
         fixed = inputs and copies.keys() >= set(inputs)
         if node.op == "call_function" and fixed and not in_place:
             copies[node] = before.node_copy(node, copies.__getitem__)
-    kept = [node for node in copies if node not in given and _is_needed(node, copies)]
+    found = (node for node in copies if node not in given and _is_needed(node, copies))
+    kept = [node for node in found if not (node.meta["val"].is_contiguous() and _is_view(node))]
     values, last = [], arguments[-1]
     own: dict[str, Any] = {"memory_format": torch.contiguous_format}
     for node in kept:
@@ -52,6 +57,14 @@ def hoist(body: GraphModule, changing: int) -> GraphModule:
 def _writes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
+
+
+def _is_view(node: Node) -> bool:
+    """Return whether it is an argument seen differently."""
+    if node.op == "placeholder":
+        return True
+    views = node.target is operator.getitem or getattr(node.target, "is_view", False)
+    return views and all(map(_is_view, node.all_input_nodes))
 
 
 def _is_needed(node: Node, fixed: Container[Node]) -> bool:

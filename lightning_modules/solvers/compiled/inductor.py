@@ -6,6 +6,7 @@ guards would watch over is known from elsewhere: shapes and settings are those o
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import CodeGen
 
 from lightning_modules.solvers.compiled.hoisting import hoist
+from lightning_modules.solvers.compiled.keeping import teach
 from lightning_modules.solvers.compiled.products import LOOPS
+from lightning_modules.solvers.compiled.steady import STEADY, steady_memory
 from lightning_modules.solvers.compiled.tangent import tanh
 from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.inspection import rehearse
@@ -28,12 +31,13 @@ Function = Callable[..., Sequence[Tensor]]
 OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # memory is asked for in C++ too, not tensor by tensor in Python
     "cpp.enable_tiling_heuristics": False,  # they leave columns of small matrices to scalars
+    "realize_reads_threshold": 8,  # tanh of a sum of few products goes with it into one loop
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum are one instruction
 }
 REPLACED = LOOPS | {torch.ops.aten.tanh.default: tanh}
 """Operators that compiled code does better by others."""
-SINGLE = 2**14
-"""Work of the largest loop below which one thread is faster than waiting for others."""
+SINGLE = 2**17
+"""Work of the largest loop up to which one thread is as fast as two, which wait for each other."""
 
 
 def compiled_function(
@@ -95,7 +99,8 @@ def compiled_loop(
         graph = _traced(whole, arguments)
     except Exception as error:
         raise _unrecordable(error) from error
-    return _compiled(graph, arguments, max(part.largest for part in parts), constants)
+    largest = max(part.largest for part in parts)
+    return _compiled(graph, arguments, largest, constants, turns=True)
 
 
 class _Part:
@@ -121,16 +126,25 @@ class _Part:
 
 
 def _compiled(
-    graph: GraphModule, examples: Sequence[Tensor], largest: int, constants: Sequence[Tensor]
+    graph: GraphModule,
+    examples: Sequence[Tensor],
+    largest: int,
+    constants: Sequence[Tensor],
+    *,
+    turns: bool = False,
 ) -> Function:
-    """Return a graph compiled, its last arguments bound to ``constants``."""
-    options = OPTIONS | ({"cpp.threads": 1} if largest < SINGLE else {})
+    """Return a graph compiled, its last arguments bound to ``constants``; ``turns`` if a loop."""
+    options = (
+        OPTIONS | (STEADY if turns else {}) | ({"cpp.threads": 1} if largest <= SINGLE else {})
+    )
     for node in graph.graph.nodes:
         node.meta = {}  # tensors of the tracing that the compiler would take for its own
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     try:
         fakes: list[Any] = [mode.from_tensor(example, static_shapes=True) for example in examples]
-        run = torch._inductor.compile(graph, fakes, options)
+        teach()
+        with steady_memory() if turns else nullcontext():
+            run = torch._inductor.compile(graph, fakes, options)
     except Exception as error:  # of a compiler that is not there, or does not know an operator
         raise _unrecordable(error) from error
 

@@ -1,7 +1,8 @@
 """Small matrix products as loops, which a compiler fuses with what stands around them.
 
 A call of the library for matrix products costs more than such a product itself, and it keeps the
-elementwise work before and behind it in passes of their own.
+elementwise work behind it in a pass of its own. The dimension along which a loop is vectorised is
+the one that fills registers best; a compiler takes the last of the result, had it two numbers.
 """
 
 from collections.abc import Callable
@@ -10,22 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.solvers.compiled.keeping import kept
+
 SMALL = 2**16
 """Multiplications of a product up to which it is a loop; the library's blocks win beyond."""
+
+LANES = 16
+"""Numbers of a vector register."""
+FOLD = 6
+"""Operations of the sum over the numbers of a register."""
 
 _aten = torch.ops.aten
 
 
-def _mm(a: Tensor, b: Tensor) -> Any:
-    if a.shape[0] * a.shape[1] * b.shape[1] > SMALL:
+def _product(a: Tensor, b: Tensor) -> Any:
+    """Return a b, ``(..., m, n)``, of ``(..., m, k)`` and ``(..., k, n)``."""
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if a.numel() * n > SMALL:
         return NotImplemented
-    return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    along_n = m * k * _registers(n) + _copying(b)
+    along_m = n * k * _registers(m) + _copying(a.mT)
+    along_k = m * n * (_registers(k) + FOLD) + _copying(a) + _copying(b.mT)
+    if along_n <= min(along_m, along_k):
+        return (kept(a).unsqueeze(-1) * kept(b).unsqueeze(-3)).sum(-2)
+    if along_m <= along_k:
+        return (kept(b.mT).unsqueeze(-1) * kept(a.mT).unsqueeze(-3)).sum(-2).mT
+    return (kept(a).unsqueeze(-2) * kept(b.mT).unsqueeze(-3)).sum(-1)
 
 
-def _bmm(a: Tensor, b: Tensor) -> Any:
-    if a.numel() * b.shape[2] > SMALL:
-        return NotImplemented
-    return (a.unsqueeze(3) * b.unsqueeze(1)).sum(2)
+def _registers(numbers: int) -> int:
+    return -(-numbers // LANES)
+
+
+def _copying(x: Tensor) -> int:
+    return 0 if x.is_contiguous() else x.shape[-2] * x.shape[-1]
 
 
 def _added(product: Callable[[Tensor, Tensor], Any]) -> Callable[..., Any]:
@@ -42,9 +61,9 @@ def _added(product: Callable[[Tensor, Tensor], Any]) -> Callable[..., Any]:
 
 
 LOOPS: dict[Any, Callable[..., Any]] = {
-    _aten.mm.default: _mm,
-    _aten.bmm.default: _bmm,
-    _aten.addmm.default: _added(_mm),
-    _aten.baddbmm.default: _added(_bmm),
+    _aten.mm.default: _product,
+    _aten.bmm.default: _product,
+    _aten.addmm.default: _added(_product),
+    _aten.baddbmm.default: _added(_product),
 }
 """Replacements by operator; ``NotImplemented`` leaves a large product as it is."""

@@ -116,10 +116,9 @@ def find(
         known.refuse(engine, module, None, Unrecordable(str(reason)))
         return None
     key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(y0, settings, outputs, keep))
-    if key in known.refused:
-        return None
-    if key not in known.plans:
-        if not _remember(known.seen, key):
+    plan = known.plans.get(key)
+    if plan is None:
+        if key in known.refused or not _remember(known.seen, key):
             return None
         if known.made == MOST_MADE:
             known.refuse(engine, module, key, Unrecordable(_RESTLESS))
@@ -127,13 +126,13 @@ def find(
         known.made += 1
         task = Task(y0, times.double().tolist(), settings, SolveStats(), counted, times)
         try:
-            known.plans[key] = engine.plan(on_tensors, norm, task, outputs, keep)
+            plan = known.plans[key] = engine.plan(on_tensors, norm, task, outputs, keep)
         except Unrecordable as reason:
             known.refuse(engine, module, key, reason)
             return None
         _trim(known.plans, MOST_PLANS)
     known.plans.move_to_end(key)
-    return Found(engine, known.plans[key], module, key)
+    return Found(engine, plan, module, key)
 
 
 def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:

@@ -9,6 +9,7 @@ import torch
 from against_native import GRIDS, UNIT, gradients, same, start
 from problems import Net
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
@@ -437,6 +438,56 @@ def test_what_does_not_change_is_made_before_a_loop() -> None:
     torch.testing.assert_close(graph(x, weight, made)[0], x @ weight.t())
     operators = {node.target for node in graph.graph.nodes if node.op == "call_function"}
     assert operators == {torch.ops.aten.mm.default}
+
+
+def test_what_is_made_before_a_loop_is_made_once() -> None:
+    """The same transposed weight of two stages; and a part of it that lies as it is read stays."""
+
+    def body(x: Tensor, weight: Tensor) -> tuple[Tensor]:
+        return ((x @ weight.t()) @ weight + weight[0] + x @ weight.t() @ weight,)
+
+    x, weight = torch.randn(2, 3), torch.randn(5, 3)
+    graph = make_fx(body, tracing_mode="fake")(x, weight)
+    before = hoist(graph, changing=1)
+    (made,) = before(weight)
+    torch.testing.assert_close(made, weight.t())
+    torch.testing.assert_close(graph(x, weight, made), body(x, weight))
+
+
+def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
+    def turn(left: Tensor, y: Tensor, weight: Tensor) -> list[Tensor]:
+        return [left - 1, (y @ weight).tanh() @ weight.t()]
+
+    def going(left: Tensor, *_: Tensor) -> Tensor:
+        return left > 0
+
+    def compiled() -> Any:
+        return inductor.compiled_loop(going, turn, [left, y], [weight], nn.Identity())
+
+    torch.manual_seed(0)
+    left, y, weight = torch.tensor(3.0), torch.randn(20, 3), 0.3 * torch.randn(3, 50)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        loop, codes = run_and_get_code(compiled)
+    expected = [left, y]
+    while going(*expected):
+        expected = turn(*expected, weight)
+    for _ in range(2):  # the second time in memory that the first has left
+        torch.testing.assert_close(list(loop(left, y, weight)), expected)
+    (code,) = codes
+    repeated = code.split("while (1) {")[1].split("output_handles[0]")[0]
+    assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(20, 50, 2), (50, 20, 2), (2, 20, 50), (1, 9, 1), (33, 1, 5), (3, 40, 3)]
+)
+def test_products_are_vectorised_along_any_dimension(m: int, k: int, n: int) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(m, k).double(), torch.randn(k, n).double()
+    for left in (a, a.t().contiguous().t()):
+        for right in (b, b.t().contiguous().t()):
+            found = LOOPS[torch.ops.aten.mm.default](left, right)
+            torch.testing.assert_close(found, a @ b)
 
 
 def test_nothing_is_moved_out_of_a_loop_that_writes_in_place() -> None:

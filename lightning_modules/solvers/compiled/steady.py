@@ -1,0 +1,82 @@
+"""Loops of TorchInductor that ask for memory once, and not in every turn.
+
+The compiler asks for the memory of every intermediate result, and makes a new handle of every
+argument, each time a loop turns: for small states that takes longer than their arithmetic. What
+no turn leaves to the next can lie in the same place in all of them.
+"""
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+STEADY: dict[str, Any] = {
+    # Memory that outlives a turn must not become a part of what the turn returns.
+    "allow_buffer_reuse": False,
+    "inplace_buffers": False,
+}
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def steady_memory() -> Iterator[None]:
+    """Compile loops that way meanwhile, with the options `STEADY`."""
+    from torch._inductor.codegen import common
+
+    with _ONE_AT_A_TIME:
+        common.init_backend_registration()
+        registered = common.device_codegens["cpu"]
+        before = registered.cpp_wrapper_codegen
+        registered.cpp_wrapper_codegen = _wrapper()
+        try:
+            yield
+        finally:
+            registered.cpp_wrapper_codegen = before
+
+
+@cache
+def _wrapper() -> type:
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
+
+    class SteadyMemory(CppWrapperCpu):
+        """Writes the C++ that calls kernels and holds their memory."""
+
+        @staticmethod
+        def create(*arguments: Any) -> "SteadyMemory":
+            return SteadyMemory()
+
+        def codegen_while_loop(self, while_loop: Any, stack_output: bool = False) -> None:
+            """Write a loop, and move before it what none of its turns leaves to the next."""
+            begin = len(self.lines)
+            super().codegen_while_loop(while_loop, stack_output)
+            graphs = [g.graph for g in (while_loop.cond_subgraph, while_loop.body_subgraph)]
+            left = {name for graph in graphs for name in graph.get_output_names()}
+            before, within = _parted(self.lines[begin:], left)
+            self.lines[begin:] = before + within
+
+        def codegen_subgraph_prefix(
+            self, subgraph: Any, outer_inputs: list[str], outer_outputs: list[str]
+        ) -> None:
+            """Name the arguments of a turn."""
+            left = set(subgraph.graph.get_output_names())
+            if left & set(subgraph.graph.graph_inputs):
+                super().codegen_subgraph_prefix(subgraph, outer_inputs, outer_outputs)
+                return
+            for inner, outer in zip(subgraph.graph.graph_inputs, outer_inputs, strict=True):
+                self.writeline(f"auto&& {inner} = {outer};")
+
+    def _parted(lines: list[Any], left: Collection[str]) -> tuple[list[Any], list[Any]]:
+        """Return the lines before a loop, and those of it, in which nothing else is freed."""
+        before, within = [], []
+        for line in lines:
+            about = line.node.get_name() if isinstance(line, memory) else None
+            if about is None or about in left:
+                within.append(line)
+            elif isinstance(line, AllocateLine):
+                before.append(line)
+        return before, within
+
+    memory = (AllocateLine, FreeIfNotReusedLine, FreeLine)
+    return SteadyMemory
