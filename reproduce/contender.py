@@ -5,7 +5,7 @@ The JSON names ``problem``, ``sizes``, ``threads``, ``device`` and the file of t
 
 - ``{"do": "reference"}`` writes the reference.
 - ``{"do": "prepare", "alternative": …, "tolerances": […]}`` makes ready, and tells of each
-  tolerance errors, steps, evaluations and memory, and how long the first two calls took.
+  tolerance errors, steps, evaluations, shares and memory, and how long the first two calls took.
 - ``{"do": "time", "alternative": …, "work": "forward" | "step" | "field", "tolerance": …,
   "least": …}`` repeats until that many seconds have passed, and tells the mean of a call.
 
@@ -91,6 +91,7 @@ class Contender:
 
         counts = asdict(peer.counts(tolerance))
         found = {name: value for name, value in counts.items() if value is not None}
+        found |= peer.shares(tolerance)
         if self._given["reference"] is None:
             return found
         import numpy as np

@@ -28,6 +28,9 @@ Rules, stated before the first number:
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
   tensors in a step; for diffrax, what its compiler plans. Nobody can tell either of ours compiled.
   On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
+- What bounds ours compiled: `compiled_share`, the part of a step within compiled functions, and
+  `bare_share`, that of a step whose solve and its way back cost nothing (loss, autograd, update).
+  The rest is Python around the solve.
 
 Alternatives: `ours` with direct, checkpoint and adjoint gradients, with checkpoint compiled (CPU),
 captured as CUDA graphs, and captured with products in TF32 (`tf32`; nobody else has it on);

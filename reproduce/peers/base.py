@@ -69,3 +69,7 @@ class Peer(ABC):
     @abstractmethod
     def memory(self, tolerance: float) -> float | None:
         """Return the peak of the memory that a step takes, in MiB; None where nobody can tell."""
+
+    def shares(self, tolerance: float) -> dict[str, float]:
+        """Return which parts of a step's time are spent on what, as far as anybody can tell."""
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,8 +44,11 @@ class TorchPeer(Peer):
 
     def step(self, tolerance: float) -> Tensor:
         """Solve, take loss and gradient, and update where the problem is a training."""
+        return self._step(lambda: self._loss(tolerance))
+
+    def _step(self, loss_of: Callable[[], Tensor]) -> Tensor:
         self._optimizer.zero_grad()
-        loss = self._loss(tolerance)
+        loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         if self.problem.updates:
             self._optimizer.step()

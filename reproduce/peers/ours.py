@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from lightning_modules.solvers import SolverSettings, collect_stats, odeint
 from reproduce.peers.base import MAX_STEPS, Counts, Skip
 from reproduce.peers.in_torch import TorchPeer
+from reproduce.timing import timed
 
 if TYPE_CHECKING:
     from lightning_modules.solvers.base import Gradient
     from reproduce.problems import Problem
+
+
+PROFILED = 20  # steps, as long as they take less than
+PATIENCE = 1.0  # seconds together
+COMPILED = "## Call CompiledFxGraph"  # what a profile calls them
 
 
 class Ours(TorchPeer):
@@ -70,6 +80,22 @@ class Compiled(Ours):
     def memory(self, tolerance: float) -> None:
         """Return nothing: no tensor within compiled functions is seen."""
 
+    def shares(self, tolerance: float) -> dict[str, float]:
+        """Return parts of a step's time.
+
+        ``compiled_share`` is spent in compiled functions; ``bare_share`` is what a step takes
+        whose solve and its way back cost nothing: loss, autograd and update. The rest is Python
+        around the solve.
+        """
+        ys = self.forward(tolerance)
+        bare = _seconds(lambda: self._step(lambda: self.problem(partial(_free, ys))))
+        step = _seconds(lambda: self.step(tolerance))
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            calls = len(_repeated(lambda: self.step(tolerance)))
+        inside = [e for e in seen.key_averages() if e.key.startswith(COMPILED)]
+        compiled = sum(event.cpu_time_total for event in inside) / 1e6 / calls
+        return {"compiled_share": compiled / step, "bare_share": bare / step}
+
 
 class Captured(Ours):
     """Solves that are recorded as CUDA graphs.
@@ -104,3 +130,35 @@ class Captured(Ours):
                 super()._evaluate(times)
             self._recorded[times] = graph
         self._recorded[times].replay()
+
+
+class _Free(torch.autograd.Function):
+    """A solution that is known, and gradients of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return ys.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        return None, *(torch.zeros_like(x) if needed else None for x, needed in wanted)
+
+
+def _free(ys: Tensor, field: nn.Module, y0: Tensor, times: Tensor) -> Tensor:
+    found: Tensor = _Free.apply(ys, y0, *field.parameters())
+    return found
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Return the median time of a call."""
+    return statistics.median(_repeated(call))
+
+
+def _repeated(call: Callable[[], object]) -> list[float]:
+    """Return the times of some calls, fewer where one takes long."""
+    found = [timed(call)[1]]
+    while len(found) < PROFILED and sum(found) < PATIENCE:
+        found.append(timed(call)[1])
+    return found

@@ -57,6 +57,10 @@ def test_every_alternative_takes_the_gradient_and_tells_its_steps(alternative: s
     true = prepare("ours_direct", problem).gradient(1e-9)
     peer = prepare(alternative, problem)
     assert relative(peer.gradient(1e-6), true) < 1e-3
+    shares = peer.shares(1e-6)
+    told = {"compiled_share", "bare_share"} if alternative == "ours_compiled" else set()
+    assert set(shares) == told
+    assert all(0 < share < 1 for share in shares.values())
     loose, tight = peer.counts(1e-3), peer.counts(1e-6)
     assert 1 < loose.steps < tight.steps
     assert tight.nfe_forward == pytest.approx(2 + 6 * tight.steps)

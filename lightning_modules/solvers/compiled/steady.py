@@ -39,6 +39,7 @@ def steady_memory() -> Iterator[None]:
 def _wrapper() -> type:
     from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
     from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
+    from torch._inductor.ir import MutationLayoutSHOULDREMOVE, NonOwningLayout
 
     class SteadyMemory(CppWrapperCpu):
         """Writes the C++ that calls kernels and holds their memory."""
@@ -52,7 +53,7 @@ def _wrapper() -> type:
             begin = len(self.lines)
             super().codegen_while_loop(while_loop, stack_output)
             graphs = [g.graph for g in (while_loop.cond_subgraph, while_loop.body_subgraph)]
-            left = {name for graph in graphs for name in graph.get_output_names()}
+            left = {name for graph in graphs for name in _left(graph)}
             before, within = _parted(self.lines[begin:], left)
             self.lines[begin:] = before + within
 
@@ -66,6 +67,19 @@ def _wrapper() -> type:
                 return
             for inner, outer in zip(subgraph.graph.graph_inputs, outer_inputs, strict=True):
                 self.writeline(f"auto&& {inner} = {outer};")
+
+    def _left(graph: Any) -> Iterator[str]:
+        """Yield the names of what a turn leaves, and of the memory that holds it."""
+        for name in graph.get_output_names():
+            while name is not None:
+                yield name
+                layout = getattr(graph.name_to_buffer.get(name), "layout", None)
+                if isinstance(layout, NonOwningLayout):
+                    name = layout.view.get_name()
+                elif isinstance(layout, MutationLayoutSHOULDREMOVE):
+                    name = layout.get_buffer().get_name()
+                else:
+                    name = None
 
     def _parted(lines: list[Any], left: Collection[str]) -> tuple[list[Any], list[Any]]:
         """Return the lines before a loop, and those of it, in which nothing else is freed."""

@@ -478,6 +478,27 @@ def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
     assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
 
 
+def test_what_a_turn_leaves_is_not_overwritten_by_the_next() -> None:
+    """It may be a part of a larger result, or what was written in place."""
+
+    def turn(left: Tensor, a: Tensor, b: Tensor, rows: Tensor) -> list[Tensor]:
+        a = a.cos() + b.sum()
+        both = torch.cat([a, b.sin(), a.exp(), b, *[a + i for i in range(8)]])
+        return [left - 1, a, b + both.sort().values[:7], rows.index_put((left.long(),), a.sum())]
+
+    def going(left: Tensor, *_: Tensor) -> Tensor:
+        return left[0] > 0
+
+    torch.manual_seed(0)
+    state = [torch.tensor([3.0]), torch.randn(9), torch.randn(7), torch.zeros(4)]
+    loop = inductor.compiled_loop(going, turn, state, [], nn.Identity())
+    expected = state
+    while going(*expected):
+        expected = turn(*expected)
+    for _ in range(2):
+        torch.testing.assert_close(list(loop(*state)), expected)
+
+
 @pytest.mark.parametrize(
     ("m", "k", "n"), [(20, 50, 2), (50, 20, 2), (2, 20, 50), (1, 9, 1), (33, 1, 5), (3, 40, 3)]
 )
