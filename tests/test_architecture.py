@@ -128,6 +128,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.memory",
         "reproduce.peers",
         "reproduce.problems",
+        "reproduce.timing",
     ),
     "reproduce.problems": (
         "datamodules",

@@ -1,7 +1,6 @@
 """What gradients that evaluate the field again in backward have in common."""
 
-from collections.abc import Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -18,13 +17,6 @@ def autocast_now(device: str) -> dict[str, Any]:
         "dtype": torch.get_autocast_dtype(device),
         "cache_enabled": False,  # a cast cached without graph would cut gradients elsewhere
     }
-
-
-def autocast_as(then: Mapping[str, Any]) -> AbstractContextManager[object]:
-    """Return what restores autocast as it was; nothing, sooner, where it neither was nor is on."""
-    if then["enabled"] or torch.is_autocast_enabled(then["device_type"]):
-        return torch.autocast(**then)
-    return nullcontext()
 
 
 Versions = tuple[tuple[int, int], ...]

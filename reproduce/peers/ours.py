@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from reproduce.problems import Problem
 
 
-PROFILED = 20  # steps, as long as they take less than
-PATIENCE = 1.0  # seconds together
+PROFILED = 20  # most steps of which shares are told
+PATIENCE = 1.0  # seconds after which no further step begins
 COMPILED = "## Call CompiledFxGraph"  # what a profile calls them
 
 
@@ -91,10 +91,10 @@ class Compiled(Ours):
         bare = _seconds(lambda: self._step(lambda: self.problem(partial(_free, ys))))
         step = _seconds(lambda: self.step(tolerance))
         with profile(activities=[ProfilerActivity.CPU]) as seen:
-            calls = len(_repeated(lambda: self.step(tolerance)))
+            profiled = sum(_repeated(lambda: self.step(tolerance)))
         inside = [e for e in seen.key_averages() if e.key.startswith(COMPILED)]
-        compiled = sum(event.cpu_time_total for event in inside) / 1e6 / calls
-        return {"compiled_share": compiled / step, "bare_share": bare / step}
+        compiled = sum(event.cpu_time_total for event in inside) / 1e6
+        return {"compiled_share": compiled / profiled, "bare_share": bare / step}
 
 
 class Captured(Ours):

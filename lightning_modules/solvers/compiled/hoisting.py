@@ -12,6 +12,8 @@ from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
 
+from lightning_modules.solvers.compiled.keeping import KEPT
+
 
 def hoist(body: GraphModule, changing: int) -> GraphModule:
     """Take out of a graph what depends on none of its first ``changing`` arguments.
@@ -63,7 +65,8 @@ def _is_view(node: Node) -> bool:
     """Return whether it is an argument seen differently."""
     if node.op == "placeholder":
         return True
-    views = node.target is operator.getitem or getattr(node.target, "is_view", False)
+    target = node.target  # what is kept is copied only where it lies otherwise
+    views = target in (operator.getitem, KEPT) or getattr(target, "is_view", False)
     return views and all(map(_is_view, node.all_input_nodes))
 
 

@@ -13,7 +13,10 @@ from torch import Tensor
 
 @torch.library.custom_op("neural_odes::kept", mutates_args=())
 def kept(x: Tensor) -> Tensor:
-    """Return ``x``, in memory of its own and in the order of its dimensions."""
+    """Return ``x`` in the order of its dimensions in memory; nothing may be written to it.
+
+    By itself this is a copy; compiled, ``x`` itself where it lies that way already.
+    """
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -22,14 +25,15 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+KEPT = torch.ops.neural_odes.kept.default
+
+
 @cache
 def teach() -> None:
     """Tell the compiler to make a buffer of what is to be kept, if it is none already."""
     from torch._inductor import ir, lowering
 
-    operator = torch.ops.neural_odes.kept.default
-
-    @lowering.register_lowering(operator, type_promotion_kind=None)
+    @lowering.register_lowering(KEPT, type_promotion_kind=None)
     def lower(x: ir.TensorBox) -> ir.IRNode:
         contiguous: ir.IRNode = ir.ExternKernel.require_contiguous(x)
         contiguous.realize()

@@ -35,7 +35,7 @@ def _product(a: Tensor, b: Tensor) -> Any:
     if along_n <= min(along_m, along_k):
         return (kept(a).unsqueeze(-1) * kept(b).unsqueeze(-3)).sum(-2)
     if along_m <= along_k:
-        return (kept(b.mT).unsqueeze(-1) * kept(a.mT).unsqueeze(-3)).sum(-2).mT
+        return (kept(b.mT).unsqueeze(-1) * kept(a.mT).unsqueeze(-3)).sum(-2).mT.contiguous()
     return (kept(a).unsqueeze(-2) * kept(b.mT).unsqueeze(-3)).sum(-1)
 
 

@@ -17,6 +17,7 @@ STEADY: dict[str, Any] = {
     "inplace_buffers": False,
 }
 _ONE_AT_A_TIME = threading.RLock()
+_HERE = threading.local()  # `on` in the thread that compiles such a loop
 
 
 @contextmanager
@@ -29,9 +30,11 @@ def steady_memory() -> Iterator[None]:
         registered = common.device_codegens["cpu"]
         before = registered.cpp_wrapper_codegen
         registered.cpp_wrapper_codegen = _wrapper()
+        _HERE.on = True
         try:
             yield
         finally:
+            _HERE.on = False
             registered.cpp_wrapper_codegen = before
 
 
@@ -42,16 +45,21 @@ def _wrapper() -> type:
     from torch._inductor.ir import MutationLayoutSHOULDREMOVE, NonOwningLayout
 
     class SteadyMemory(CppWrapperCpu):
-        """Writes the C++ that calls kernels and holds their memory."""
+        """Writes the C++ that calls kernels, with the memory of all turns before their loop."""
+
+        _turning = False
 
         @staticmethod
-        def create(*arguments: Any) -> "SteadyMemory":
-            return SteadyMemory()
+        def create(*arguments: Any) -> CppWrapperCpu:
+            return SteadyMemory() if getattr(_HERE, "on", False) else CppWrapperCpu()
 
         def codegen_while_loop(self, while_loop: Any, stack_output: bool = False) -> None:
             """Write a loop, and move before it what none of its turns leaves to the next."""
-            begin = len(self.lines)
+            if self._turning:
+                raise NotImplementedError("a loop within a loop")
+            begin, self._turning = len(self.lines), True
             super().codegen_while_loop(while_loop, stack_output)
+            self._turning = False
             graphs = [g.graph for g in (while_loop.cond_subgraph, while_loop.body_subgraph)]
             left = {name for graph in graphs for name in _left(graph)}
             before, within = _parted(self.lines[begin:], left)
@@ -60,9 +68,10 @@ def _wrapper() -> type:
         def codegen_subgraph_prefix(
             self, subgraph: Any, outer_inputs: list[str], outer_outputs: list[str]
         ) -> None:
-            """Name the arguments of a turn."""
-            left = set(subgraph.graph.get_output_names())
-            if left & set(subgraph.graph.graph_inputs):
+            """Name the arguments of a turn; handles of their own if it returns one of them."""
+            if not self._turning:
+                raise NotImplementedError("branches beside a loop")
+            if set(_left(subgraph.graph)) & set(subgraph.graph.graph_inputs):
                 super().codegen_subgraph_prefix(subgraph, outer_inputs, outer_outputs)
                 return
             for inner, outer in zip(subgraph.graph.graph_inputs, outer_inputs, strict=True):
@@ -73,7 +82,10 @@ def _wrapper() -> type:
         for name in graph.get_output_names():
             while name is not None:
                 yield name
-                layout = getattr(graph.name_to_buffer.get(name), "layout", None)
+                buffer = graph.name_to_buffer.get(name)
+                if buffer is not None:
+                    yield from buffer.get_inputs_that_alias_output()
+                layout = getattr(buffer, "layout", None)
                 if isinstance(layout, NonOwningLayout):
                     name = layout.view.get_name()
                 elif isinstance(layout, MutationLayoutSHOULDREMOVE):
@@ -82,7 +94,10 @@ def _wrapper() -> type:
                     name = None
 
     def _parted(lines: list[Any], left: Collection[str]) -> tuple[list[Any], list[Any]]:
-        """Return the lines before a loop, and those of it, in which nothing else is freed."""
+        """Part the lines of a loop into those that go before it and those that stay.
+
+        Memory that no turn leaves is asked for before, and freed behind the loop.
+        """
         before, within = [], []
         for line in lines:
             about = line.node.get_name() if isinstance(line, memory) else None

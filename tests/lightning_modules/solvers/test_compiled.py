@@ -509,6 +509,7 @@ def test_products_are_vectorised_along_any_dimension(m: int, k: int, n: int) -> 
         for right in (b, b.t().contiguous().t()):
             found = LOOPS[torch.ops.aten.mm.default](left, right)
             torch.testing.assert_close(found, a @ b)
+            assert found.is_contiguous()  # as fields that view it expect
 
 
 def test_nothing_is_moved_out_of_a_loop_that_writes_in_place() -> None:
