@@ -90,7 +90,7 @@ class LoopedSteps(Sequence[Taken]):
     def __getitem__(self, index: int | slice) -> Taken | Sequence[Taken]:
         return self._all[index]
 
-    @property
+    @cached_property
     def ends_inside(self) -> bool:
         """Whether output times lie in the last step, and not at its end alone."""
         chunk = self.chunks[-1]

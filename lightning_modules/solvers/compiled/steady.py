@@ -1,21 +1,27 @@
-"""Loops of TorchInductor that ask for memory once, and not in every turn.
+"""Loops of TorchInductor that ask for memory once for each call, and not in every turn.
 
-The compiler asks for the memory of every intermediate result, and makes a new handle of every
-argument, each time a loop turns: for small states that takes longer than their arithmetic. What
-no turn leaves to the next can lie in the same place in all of them.
+The compiler asks for the memory of every intermediate result by itself, each time a loop turns,
+and makes a new handle of every argument: for small states that takes longer than their arithmetic.
+What only its own kernels read or write needs no handle, and can lie in one piece of memory, at the
+same place in all turns.
 """
 
+import math
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 STEADY: dict[str, Any] = {
     # Memory that outlives a turn must not become a part of what the turn returns.
     "allow_buffer_reuse": False,
     "inplace_buffers": False,
 }
+ALIGNED = 64
+"""Bytes of a line of the processor's cache."""
+MOST_BYTES = 2**24
+"""Bytes of a piece; larger ones the C library gives back to the system after each call."""
 _ONE_AT_A_TIME = threading.RLock()
 _HERE = threading.local()  # `on` in the thread that compiles such a loop
 
@@ -41,29 +47,39 @@ def steady_memory() -> Iterator[None]:
 @cache
 def _wrapper() -> type:
     from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
-    from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
-    from torch._inductor.ir import MutationLayoutSHOULDREMOVE, NonOwningLayout
+    from torch._inductor.codegen.wrapper import (
+        AllocateLine,
+        FreeIfNotReusedLine,
+        FreeLine,
+        ReinterpretLine,
+    )
+    from torch._inductor.ir import (
+        ComputedBuffer,
+        MutationLayoutSHOULDREMOVE,
+        NonOwningLayout,
+        NopKernel,
+    )
+    from torch._inductor.virtualized import V
 
     class SteadyMemory(CppWrapperCpu):
-        """Writes the C++ that calls kernels, with the memory of all turns before their loop."""
+        """Writes the C++ that calls kernels, with one piece of memory for what only they see."""
 
         _turning = False
+        _graphs: tuple[Any, ...] = ()
 
         @staticmethod
         def create(*arguments: Any) -> CppWrapperCpu:
             return SteadyMemory() if getattr(_HERE, "on", False) else CppWrapperCpu()
 
         def codegen_while_loop(self, while_loop: Any, stack_output: bool = False) -> None:
-            """Write a loop, and move before it what none of its turns leaves to the next."""
+            """Write a loop, and remember the graphs of its turns."""
             if self._turning:
                 raise NotImplementedError("a loop within a loop")
-            begin, self._turning = len(self.lines), True
+            self._turning = True
             super().codegen_while_loop(while_loop, stack_output)
             self._turning = False
-            graphs = [g.graph for g in (while_loop.cond_subgraph, while_loop.body_subgraph)]
-            left = {name for graph in graphs for name in _left(graph)}
-            before, within = _parted(self.lines[begin:], left)
-            self.lines[begin:] = before + within
+            parts = while_loop.cond_subgraph, while_loop.body_subgraph
+            self._graphs += tuple(part.graph for part in parts)
 
         def codegen_subgraph_prefix(
             self, subgraph: Any, outer_inputs: list[str], outer_outputs: list[str]
@@ -77,35 +93,81 @@ def _wrapper() -> type:
             for inner, outer in zip(subgraph.graph.graph_inputs, outer_inputs, strict=True):
                 self.writeline(f"auto&& {inner} = {outer};")
 
+        def run_wrapper_ir_passes(self, is_inference: bool) -> None:
+            """Plan memory as the compiler does, then give what only kernels see its place."""
+            super().run_wrapper_ir_passes(is_inference)
+            handled = {name for graph in (V.graph, *self._graphs) for name in _handled(graph)}
+            self.lines = _placed(self.lines, handled)
+
     def _left(graph: Any) -> Iterator[str]:
-        """Yield the names of what a turn leaves, and of the memory that holds it."""
+        """Yield the names of what a graph leaves, and of the memory that holds it."""
         for name in graph.get_output_names():
-            while name is not None:
-                yield name
-                buffer = graph.name_to_buffer.get(name)
-                if buffer is not None:
-                    yield from buffer.get_inputs_that_alias_output()
-                layout = getattr(buffer, "layout", None)
-                if isinstance(layout, NonOwningLayout):
-                    name = layout.view.get_name()
-                elif isinstance(layout, MutationLayoutSHOULDREMOVE):
-                    name = layout.get_buffer().get_name()
-                else:
-                    name = None
+            yield from _holding(graph, name)
 
-    def _parted(lines: list[Any], left: Collection[str]) -> tuple[list[Any], list[Any]]:
-        """Part the lines of a loop into those that go before it and those that stay.
+    def _handled(graph: Any) -> Iterator[str]:
+        """Yield the names of what needs a handle: it is left, or others than kernels read it."""
+        yield from _left(graph)
+        for operation in graph.operations:
+            if not isinstance(operation, ComputedBuffer | NopKernel):
+                # `get_read_names` of an operation that is a buffer tells the buffer's own name.
+                for name in (operation.get_name(), *(read.name for read in operation.get_reads())):
+                    yield from _holding(graph, name)
 
-        Memory that no turn leaves is asked for before, and freed behind the loop.
-        """
-        before, within = [], []
+    def _holding(graph: Any, name: str | None) -> Iterator[str]:
+        """Yield the name of a result, and of the memory that holds it."""
+        while name is not None:
+            yield name
+            buffer = graph.name_to_buffer.get(name)
+            if buffer is not None:
+                yield from buffer.get_inputs_that_alias_output()
+            layout = getattr(buffer, "layout", None)
+            if isinstance(layout, NonOwningLayout):
+                name = layout.view.get_name()
+            elif isinstance(layout, MutationLayoutSHOULDREMOVE):
+                name = layout.get_buffer().get_name()
+            else:
+                name = None
+
+    def _placed(lines: Sequence[Any], handled: Collection[str]) -> list[Any]:
+        """Return the lines with places, asked for at once, for what needs no handle."""
+        first: list[Any] = []
+        within: list[Any] = []
+        size = 0
         for line in lines:
-            about = line.node.get_name() if isinstance(line, memory) else None
-            if about is None or about in left:
+            about = getattr(line, names.get(type(line), ""), None)
+            name = about and about.get_name()
+            if name is None or name in handled:
                 within.append(line)
+            elif isinstance(line, ReinterpretLine):
+                whole, layout = line.node.get_name(), cast(NonOwningLayout, line.layout)
+                offset = int(layout.view.get_layout().offset) * layout.dtype.itemsize
+                # The whole may have a handle, in a turn.
+                within.append(_place(name, f"static_cast<char*>({whole}.data_ptr())", offset))
             elif isinstance(line, AllocateLine):
-                before.append(line)
-        return before, within
+                numbers = int(V.graph.get_allocation_storage_size(line.node))
+                need = numbers * line.node.get_dtype().itemsize
+                if size + need > MOST_BYTES:
+                    first.append(line)
+                else:
+                    first.append(_place(name, "memory", size))
+                    size += math.ceil(need / ALIGNED) * ALIGNED
+        return [*_piece(size), *first, *within]
 
-    memory = (AllocateLine, FreeIfNotReusedLine, FreeLine)
+    # Which attribute of a line about memory tells whose memory it is.
+    names = dict.fromkeys((AllocateLine, FreeIfNotReusedLine, FreeLine), "node")
+    names[ReinterpretLine] = "reused_as"
     return SteadyMemory
+
+
+def _piece(size: int) -> list[str]:
+    """Return what asks for ``size`` bytes of memory until the call returns."""
+    return [
+        "struct Place { char* at; void* data_ptr() const { return at; } };",
+        f"const std::unique_ptr<char[]> piece(new char[{size + ALIGNED}]);",
+        f"char* const memory = piece.get() + ({ALIGNED} - "
+        f"reinterpret_cast<std::uintptr_t>(piece.get()) % {ALIGNED});",
+    ]
+
+
+def _place(name: str, begin: str, offset: int) -> str:
+    return f"const Place {name}{{{begin} + {offset}}};"

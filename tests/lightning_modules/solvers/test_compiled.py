@@ -13,7 +13,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
-from lightning_modules.solvers.compiled import inductor, looped
+from lightning_modules.solvers.compiled import inductor, looped, steady
 from lightning_modules.solvers.compiled.hoisting import hoist
 from lightning_modules.solvers.compiled.products import LOOPS, SMALL
 from lightning_modules.solvers.compiled.tangent import tanh
@@ -474,12 +474,19 @@ def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
     for _ in range(2):  # the second time in memory that the first has left
         torch.testing.assert_close(list(loop(left, y, weight)), expected)
     (code,) = codes
-    repeated = code.split("while (1) {")[1].split("output_handles[0]")[0]
+    before, repeated = code.split("inductor_entry_impl(")[1].split("while (1) {")
+    assert before.count("new char[") == 1
+    assert "aoti_torch_empty_strided(" not in before
+    repeated = repeated.split("output_handles[0]")[0]
     assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
 
 
-def test_what_a_turn_leaves_is_not_overwritten_by_the_next() -> None:
-    """It may be a part of a larger result, or what was written in place."""
+@pytest.mark.parametrize("bytes_at_once", [steady.MOST_BYTES, 300, 0])
+def test_what_a_turn_leaves_is_not_overwritten_by_the_next(
+    bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a part of a larger result, or what was written in place, or read by a library."""
+    monkeypatch.setattr(steady, "MOST_BYTES", bytes_at_once)
 
     def turn(left: Tensor, a: Tensor, b: Tensor, rows: Tensor) -> list[Tensor]:
         a = a.cos() + b.sum()
@@ -491,12 +498,14 @@ def test_what_a_turn_leaves_is_not_overwritten_by_the_next() -> None:
 
     torch.manual_seed(0)
     state = [torch.tensor([3.0]), torch.randn(9), torch.randn(7), torch.zeros(4)]
-    loop = inductor.compiled_loop(going, turn, state, [], nn.Identity())
-    expected = state
-    while going(*expected):
-        expected = turn(*expected)
-    for _ in range(2):
-        torch.testing.assert_close(list(loop(*state)), expected)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        loop = inductor.compiled_loop(going, turn, state, [], nn.Identity(), first=turn)
+    for turns in (3, 1, 3):  # one is the first, without a turn of the loop
+        start = [torch.tensor([float(turns)]), *state[1:]]
+        expected = turn(*start)
+        while going(*expected):
+            expected = turn(*expected)
+        torch.testing.assert_close(list(loop(*start)), expected)
 
 
 @pytest.mark.parametrize(
