@@ -90,6 +90,7 @@ def _draw(axes: "Axes", records: Sequence[Record], label: str, work: str, error:
     axes.set_xscale("log")
     axes.set_yscale("log")
     plotting.plain_ticks(axes.yaxis)
+    plotting.spaced_ticks(axes.xaxis)
     axes.invert_xaxis()
 
 

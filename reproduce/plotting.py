@@ -7,6 +7,7 @@ whatever backend the user's own session has.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,6 +248,21 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def spaced_ticks(axis: Axis) -> None:
+    """Name 2 and 5 of each decade where a logarithmic axis shows but one power of ten, or none.
+
+    Matplotlib names all nine there, one over the other. To be called when everything is drawn.
+    """
+    from matplotlib.ticker import FixedLocator, LogFormatterSciNotation
+
+    low, high = map(math.log10, sorted(axis.get_view_interval()))
+    if math.floor(high) <= math.ceil(low):
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        axis.set_minor_locator(FixedLocator([m * 10.0**e for e in decades for m in (2, 5)]))
+        everywhere = (math.inf, math.inf)
+        axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=everywhere))
 
 
 def legend(axes: Axes) -> None:

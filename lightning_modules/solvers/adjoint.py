@@ -20,7 +20,7 @@ from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveSt
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import autocast_now, check_unchanged, versions
+from lightning_modules.solvers.replay import autocast_as, autocast_now, check_unchanged, versions
 from lightning_modules.solvers.state import check_finite
 
 
@@ -51,7 +51,7 @@ class _Adjoint(torch.autograd.Function):
         ctx.autocast = autocast_now(y0.device.type)
         settings, stats = problem.settings, problem.stats
         y0 = y0.detach()
-        with torch.autocast(**ctx.autocast):
+        with autocast_as(ctx.autocast):
             ys = problem.backend.solve(
                 Counted(problem.field, stats),
                 y0,
@@ -71,7 +71,7 @@ class _Adjoint(torch.autograd.Function):
         ys, times, *_ = ctx.saved_tensors
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
-        with torch.autocast(**ctx.autocast):
+        with autocast_as(ctx.autocast):
             a, a_before_jump, g = sweep.run(ys, grad_ys, times)
             grad_times = None
             if ctx.needs_input_grad[2]:

@@ -19,7 +19,13 @@ from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import Pulls, autocast_now, check_unchanged, versions
+from lightning_modules.solvers.replay import (
+    Pulls,
+    autocast_as,
+    autocast_now,
+    check_unchanged,
+    versions,
+)
 from lightning_modules.solvers.stepping import BufferedStages
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
@@ -110,7 +116,7 @@ class _Checkpoint(torch.autograd.Function):
         ctx.passes, ctx.problem, ctx.parameters = passes, problem, parameters
         ctx.autocast, ctx.shape = autocast_now(y0.device.type), y0.shape
         y0 = y0.detach()
-        with torch.autocast(**ctx.autocast):
+        with autocast_as(ctx.autocast):
             ys, path = passes.forward(y0, times)
         ctx.steps, ctx.buffers = path.steps, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
@@ -125,7 +131,7 @@ class _Checkpoint(torch.autograd.Function):
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         path = Path(ctx.steps, starts)
-        with torch.autocast(**ctx.autocast):
+        with autocast_as(ctx.autocast):
             grad_y0, gradients = ctx.passes.backward(
                 path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
             )

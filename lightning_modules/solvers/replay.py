@@ -1,6 +1,7 @@
 """What gradients that evaluate the field again in backward have in common."""
 
 from collections.abc import Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,14 @@ def autocast_now(device: str) -> dict[str, Any]:
         "dtype": torch.get_autocast_dtype(device),
         "cache_enabled": False,  # a cast cached without graph would cut gradients elsewhere
     }
+
+
+def autocast_as(autocast: dict[str, Any]) -> AbstractContextManager[None]:
+    """Set autocast as `autocast_now` has found it; free where it was off and is."""
+    if not autocast["enabled"] and not torch.is_autocast_enabled(autocast["device_type"]):
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(**autocast)
+    return context
 
 
 Versions = tuple[tuple[int, int], ...]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -101,6 +102,21 @@ def test_a_legend_names_each_method_once() -> None:
     assert legend is not None
     names = [text.get_text() for text in legend.get_texts()]
     assert sorted(names) == sorted([*NAMES.values(), "paper"])
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0081, 0.085), (2.2e-5, 4.8e-5), (0.6, 1.9), (0.1, 0.1001), (2e-6, 3e-1)]
+)
+def test_names_of_few_decades_do_not_meet(low: float, high: float) -> None:
+    with plotting.style():
+        fig, axes = plotting.subplots(size=(4.2, 3.9))
+        axes.loglog([low, high], [1, 2])
+        plotting.spaced_ticks(axes.xaxis)
+        fig.canvas.draw()
+    labels = [x for x in axes.xaxis.get_ticklabels(which="both") if x.get_text()]
+    at = sorted((x.get_window_extent() for x in labels), key=lambda box: box.x0)
+    seen = [box for box in at if axes.bbox.x0 <= (box.x0 + box.x1) / 2 <= axes.bbox.x1]
+    assert all(left.x1 < right.x0 for left, right in pairwise(seen))
 
 
 def test_the_module_loads_without_matplotlib() -> None:

@@ -149,7 +149,7 @@ class LoopedPlan:
         keep: bool,
     ) -> Walked:
         """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
-        ticks = times.detach().double().tolist()
+        ticks = times.tolist()
         task = Task(y0, ticks, settings, stats, field, times)
         with lasting():
             state, given = self._start(task)
@@ -219,7 +219,9 @@ class LoopedPlan:
         with lasting():
             missing = self._outputs - len(grad_ys) + 1
             # Autograd's gradients lie in memory as they like, those of a sum in one number.
-            grads = torch.cat([grad_ys[1:], self._no_outputs[:missing]]).contiguous()
+            grads = grad_ys[1:]
+            grads = torch.cat([grads, self._no_outputs[:missing]]) if missing else grads
+            grads = grads.contiguous()
             at_end, totals = self._nothing, _zeros(parameters)
             for chunk, start in zip(reversed(steps.chunks), reversed(starts), strict=True):
                 state = self._back_start(chunk.count, at_end, totals)

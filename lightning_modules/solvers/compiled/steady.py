@@ -14,15 +14,18 @@ from functools import cache
 from typing import Any, cast
 
 STEADY: dict[str, Any] = {
-    # Memory that outlives a turn must not become a part of what the turn returns.
+    # What has a place must not be taken over by a result that needs a handle.
     "allow_buffer_reuse": False,
     "inplace_buffers": False,
 }
 ALIGNED = 64
 """Bytes of a line of the processor's cache."""
 MOST_BYTES = 2**24
-"""Bytes of a piece; larger ones the C library gives back to the system after each call."""
-_ONE_AT_A_TIME = threading.RLock()
+"""Bytes of a piece; larger ones the C library gives back to the system after each call.
+
+What does not fit is asked for apart, likewise once a call.
+"""
+_ONE_AT_A_TIME = threading.RLock()  # the C++ writer of the CPU is the process's
 _HERE = threading.local()  # `on` in the thread that compiles such a loop
 
 
@@ -50,11 +53,11 @@ def _wrapper() -> type:
     from torch._inductor.codegen.wrapper import (
         AllocateLine,
         FreeIfNotReusedLine,
-        FreeLine,
         ReinterpretLine,
     )
     from torch._inductor.ir import (
         ComputedBuffer,
+        InputBuffer,
         MutationLayoutSHOULDREMOVE,
         NonOwningLayout,
         NopKernel,
@@ -93,11 +96,18 @@ def _wrapper() -> type:
             for inner, outer in zip(subgraph.graph.graph_inputs, outer_inputs, strict=True):
                 self.writeline(f"auto&& {inner} = {outer};")
 
+        def codegen_free(self, buffer: Any) -> None:
+            """Free no argument of a turn: it is another name of what the next turn reads."""
+            if not (self._turning and isinstance(buffer, InputBuffer)):
+                super().codegen_free(buffer)
+
         def run_wrapper_ir_passes(self, is_inference: bool) -> None:
             """Plan memory as the compiler does, then give what only kernels see its place."""
             super().run_wrapper_ir_passes(is_inference)
-            handled = {name for graph in (V.graph, *self._graphs) for name in _handled(graph)}
-            self.lines = _placed(self.lines, handled)
+            graphs = V.graph, *self._graphs
+            handled = {name for graph in graphs for name in _handled(graph)}
+            fused = {name for graph in graphs for name in graph.removed_buffers}
+            self.lines = _placed(self.lines, handled, fused)
 
     def _left(graph: Any) -> Iterator[str]:
         """Yield the names of what a graph leaves, and of the memory that holds it."""
@@ -128,14 +138,21 @@ def _wrapper() -> type:
             else:
                 name = None
 
-    def _placed(lines: Sequence[Any], handled: Collection[str]) -> list[Any]:
-        """Return the lines with places, asked for at once, for what needs no handle."""
+    def _placed(
+        lines: Sequence[Any], handled: Collection[str], fused: Collection[str]
+    ) -> list[Any]:
+        """Return the lines with places, asked for at once, for what needs no handle.
+
+        Args:
+            lines: All that is to be written.
+            handled: Names of what needs a handle.
+            fused: Names of what a kernel keeps in registers, which needs no memory.
+        """
         first: list[Any] = []
         within: list[Any] = []
         size = 0
         for line in lines:
-            about = getattr(line, names.get(type(line), ""), None)
-            name = about and about.get_name()
+            name = _subject(line)
             if name is None or name in handled:
                 within.append(line)
             elif isinstance(line, ReinterpretLine):
@@ -143,7 +160,7 @@ def _wrapper() -> type:
                 offset = int(layout.view.get_layout().offset) * layout.dtype.itemsize
                 # The whole may have a handle, in a turn.
                 within.append(_place(name, f"static_cast<char*>({whole}.data_ptr())", offset))
-            elif isinstance(line, AllocateLine):
+            elif isinstance(line, AllocateLine) and name not in fused:
                 numbers = int(V.graph.get_allocation_storage_size(line.node))
                 need = numbers * line.node.get_dtype().itemsize
                 if size + need > MOST_BYTES:
@@ -153,9 +170,13 @@ def _wrapper() -> type:
                     size += math.ceil(need / ALIGNED) * ALIGNED
         return [*_piece(size), *first, *within]
 
-    # Which attribute of a line about memory tells whose memory it is.
-    names = dict.fromkeys((AllocateLine, FreeIfNotReusedLine, FreeLine), "node")
-    names[ReinterpretLine] = "reused_as"
+    def _subject(line: Any) -> str | None:
+        """Return whose memory a line asks for or frees, None for other lines."""
+        if isinstance(line, ReinterpretLine):
+            return line.reused_as.get_name()
+        about_memory = isinstance(line, AllocateLine | FreeIfNotReusedLine)
+        return line.node.get_name() if about_memory else None
+
     return SteadyMemory
 
 
@@ -170,4 +191,5 @@ def _piece(size: int) -> list[str]:
 
 
 def _place(name: str, begin: str, offset: int) -> str:
+    """Return what names the memory ``offset`` bytes behind ``begin``."""
     return f"const Place {name}{{{begin} + {offset}}};"

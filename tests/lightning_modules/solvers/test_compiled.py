@@ -481,6 +481,29 @@ def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
     assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
 
 
+def test_what_a_library_reads_in_a_turn_is_there_in_the_next() -> None:
+    def turn(left: Tensor, y: Tensor, weight: Tensor) -> list[Tensor]:
+        return [left - 1, (y @ weight).tanh() @ weight.t().exp()]
+
+    def going(left: Tensor, *_: Tensor) -> Tensor:
+        return left > 0
+
+    torch.manual_seed(0)
+    side = round(SMALL ** (1 / 3)) + 1  # a larger product is the library's
+    left, y, weight = torch.tensor(4.0), torch.randn(side, side), torch.randn(side, side) / 99
+    with torch._inductor.config.patch(force_disable_caches=True):
+        loop, (code,) = run_and_get_code(
+            lambda: inductor.compiled_loop(going, turn, [left, y], [weight], nn.Identity())
+        )
+    repeated = code.split("while (1) {")[1]
+    assert "aoti_torch_cpu_mm_out(" in repeated
+    assert not re.search(r"graph_\d+_arg\d+_1\.reset\(\)", repeated)  # the next would crash
+    expected = [left, y]
+    while going(*expected):
+        expected = turn(*expected, weight)
+    torch.testing.assert_close(list(loop(left, y, weight)), expected)
+
+
 @pytest.mark.parametrize("bytes_at_once", [steady.MOST_BYTES, 300, 0])
 def test_what_a_turn_leaves_is_not_overwritten_by_the_next(
     bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
