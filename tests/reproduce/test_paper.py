@@ -146,6 +146,12 @@ def test_every_published_number_has_a_place_and_a_reason() -> None:
         assert isinstance(number.value, str) or number.reason.endswith(".")
 
 
+def test_what_a_shorter_training_is_judged_by_judges_the_papers_own_too() -> None:
+    judged = [set(n.profiles) for n in paper.published() if n.profiles]
+    assert judged
+    assert all("paper" in profiles for profiles in judged if "short" in profiles)
+
+
 def test_figure_3_has_a_value_for_every_tolerance_and_panel() -> None:
     tolerances = {f"tolerance_{t}" for t in ("1", "1e-1", "1e-2", "1e-3", "1e-4", "1e-5")}
     for metric in ("nfe_forward", "numerical_error", "relative_time", "nfe_backward", "nfe_ratio"):
