@@ -84,7 +84,8 @@ def _draw(axes: "Axes", records: Sequence[Record], label: str, work: str, error:
         curves = [_curve(records, f"{label}_{library}_{way}", work, error) for way in ways]
         curves = [curve for curve in curves if curve]
         if curves:
-            best = min(curves, key=lambda curve: min(y for _, y in curve[-2:]))
+            # One that is right at more tolerances goes before one that is faster at fewer.
+            best = min(curves, key=lambda curve: (-len(curve), min(y for _, y in curve[-2:])))
             style = plotting.method_style(library)
             axes.plot(*zip(*best, strict=True), linestyle=LINES[library], **style)
     axes.set_xscale("log")
@@ -97,11 +98,15 @@ def _draw(axes: "Axes", records: Sequence[Record], label: str, work: str, error:
 def _curve(
     records: Sequence[Record], row: str, work: str, error: str
 ) -> list[tuple[float, float]]:
-    """Return errors and times of a row from its loosest tolerance on."""
+    """Return errors and times of a row from its loosest tolerance on.
+
+    Without those that have not one digit right, beside which nothing else could be seen.
+    """
     values = {r.metric: r.value for r in records if r.row == row and r.status == "ok"}
     keys = [m.removeprefix(f"{error}_") for m in values if m.startswith(f"{error}_1e")]
     keys.sort(key=float, reverse=True)
-    return [(values[f"{error}_{key}"], values[f"{work}_ms_{key}"]) for key in keys]
+    points = [(values[f"{error}_{key}"], values[f"{work}_ms_{key}"]) for key in keys]
+    return [(wrong, time) for wrong, time in points if wrong < 1]
 
 
 def _size(label: str) -> tuple[str, list[int]]:

@@ -160,7 +160,7 @@ PROFILES = {
             "least": 0.05,
         },
         seeds=1,
-        minutes=None,
+        minutes=70,
     ),
 }
 PROFILES["paper"] = Profile(

@@ -1,6 +1,7 @@
 """The benchmark: rows from what was timed, tables and figures from rows, fields of one's own."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ import pytest
 
 from reproduce import contest, provenance, records
 from reproduce.__main__ import main
+from reproduce.benchmark_panels import over_error
 from reproduce.claims import claims
 from reproduce.contest import Outcome, Plan
 from reproduce.context import Context
@@ -117,6 +119,18 @@ def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> N
     assert drawn["sizes"].axes[0].get_yscale() == "log"
     plain = [r for r in read if "8x2" not in r.row and "1x2" not in r.row]
     assert set(benchmark.figures(plain, ctx.out)) == {"", "forward"}
+
+
+def test_a_figure_shows_who_is_right_and_not_who_is_fast_and_wrong(rows: list[Record]) -> None:
+    wrong = "linear_diffrax_recursive", "gradient_error_1e-3"
+    changed = [replace(r, value=1e20) if (r.row, r.metric) == wrong else r for r in rows]
+    assert changed != rows
+    values = {(r.row, r.metric): r.value for r in rows}
+    for seen, way in ((rows, "recursive"), (changed, "backsolve")):
+        figure = over_error(seen, ["linear"], "step", "gradient_error", "error")
+        lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+        times = [values[f"linear_diffrax_{way}", f"step_ms_1e-{n}"] for n in (3, 4, 5)]
+        assert list(lines["diffrax (jit)"].get_ydata()) == times
 
 
 def test_every_mark_names_a_row_that_is_measured(rows: list[Record]) -> None:
