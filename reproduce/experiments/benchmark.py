@@ -105,18 +105,15 @@ _SIZES = {
 _QUICK: dict[str, dict[str, Any]] = {
     "spiral": {},
     "cnf": {},
-    "latent": {"batch": 200},
     "linear": {},
 }
-# One way of each library in smoke; in quick none that maps over samples, and fewer adjoints.
+# One way of each library in smoke; in quick none that maps over samples, and one adjoint.
 _SMOKE = ("ours_direct", "torchdiffeq_direct", "torchode_direct", "diffrax_recursive")
 _FEW = (
     "ours_direct",
     "ours_checkpoint",
-    "ours_adjoint",
     "ours_compiled",
     "torchdiffeq_direct",
-    "torchdiffeq_adjoint",
     "torchode_direct",
     "torchdyn_direct",
     "diffrax_recursive",
