@@ -124,9 +124,14 @@ def section(
 
 
 def _in_order(folder: Path, name: str) -> list[Path]:
-    """Return the CSVs of an experiment, the profile that says most first."""
+    """Return the CSVs of an experiment, the profile that says most first.
+
+    One that was begun, and has not all rows that others have, comes behind those that have them.
+    """
     files = folders.files(folder, name)
     known = [path for profile in PROFILES for path in files if path.stem == profile]
+    rows = {path: {record.row for record in records.read(path)} for path in known}
+    known.sort(key=lambda path: rows[path] != set().union(*rows.values()))
     return [*known, *(path for path in files if path not in known)]
 
 

@@ -248,6 +248,20 @@ def test_two_experiments_stand_beside_the_shipped_ones_and_the_others_are_not_ru
     assert {path: path.read_bytes() for path in publication.write(tmp_path)} == again
 
 
+@pytest.mark.parametrize(
+    ("of_paper", "first"), [(("mlp",), "short"), (("mlp", "odenet"), "paper")]
+)
+def test_a_profile_that_was_begun_stands_behind_one_that_is_whole(
+    of_paper: tuple[str, ...], first: str, tmp_path: Path
+) -> None:
+    for profile, rows in (("short", ("mlp", "odenet")), ("paper", of_paper)):
+        made = [replace(ONE, row=row, profile=profile) for row in rows]
+        records.append(tmp_path / "table1" / f"{profile}.csv", made)
+    order = list(Page(document.render(tmp_path)).tables)
+    last = {"short": "paper", "paper": "short"}[first]
+    assert order.index(f"table1-{first}-all") < order.index(f"table1-{last}-all")
+
+
 def test_a_strangers_results_can_be_read_and_run_nothing(tmp_path: Path) -> None:
     _strangers(tmp_path)
     text = document.render(tmp_path)
