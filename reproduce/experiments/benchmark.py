@@ -144,7 +144,7 @@ PROFILES = {
             "alternatives": _FEW,
         },
         seeds=1,
-        minutes=None,
+        minutes=8,
     ),
     "short": Profile(
         {
