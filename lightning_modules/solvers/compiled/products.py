@@ -6,6 +6,7 @@ the one that fills registers best; a compiler takes the last of the result, had 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,8 +17,6 @@ from lightning_modules.solvers.compiled.keeping import kept
 SMALL = 2**16
 """Multiplications of a product up to which it is a loop; the library's blocks win beyond."""
 
-LANES = 16
-"""Numbers of a vector register."""
 FOLD = 6
 """Operations of the sum over the numbers of a register."""
 
@@ -40,7 +39,16 @@ def _product(a: Tensor, b: Tensor) -> Any:
 
 
 def _registers(numbers: int) -> int:
-    return -(-numbers // LANES)
+    return -(-numbers // _lanes())
+
+
+@cache
+def _lanes() -> int:
+    """Return how many numbers the compiler takes at once on this machine."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    chosen = pick_vec_isa()
+    return chosen.nelements() if chosen else 1  # float64, in two registers, as many
 
 
 def _copying(x: Tensor) -> int:

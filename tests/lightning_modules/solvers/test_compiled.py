@@ -13,7 +13,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
-from lightning_modules.solvers.compiled import inductor, looped, steady
+from lightning_modules.solvers.compiled import inductor, looped, products, steady
 from lightning_modules.solvers.compiled.hoisting import hoist
 from lightning_modules.solvers.compiled.products import LOOPS, SMALL
 from lightning_modules.solvers.compiled.tangent import tanh
@@ -534,7 +534,11 @@ def test_what_a_turn_leaves_is_not_overwritten_by_the_next(
 @pytest.mark.parametrize(
     ("m", "k", "n"), [(20, 50, 2), (50, 20, 2), (2, 20, 50), (1, 9, 1), (33, 1, 5), (3, 40, 3)]
 )
-def test_products_are_vectorised_along_any_dimension(m: int, k: int, n: int) -> None:
+@pytest.mark.parametrize("lanes", [1, 8, 16])
+def test_products_are_vectorised_along_any_dimension(
+    monkeypatch: pytest.MonkeyPatch, lanes: int, m: int, k: int, n: int
+) -> None:
+    monkeypatch.setattr(products, "_lanes", lambda: lanes)
     torch.manual_seed(0)
     a, b = torch.randn(m, k).double(), torch.randn(k, n).double()
     for left in (a, a.t().contiguous().t()):
