@@ -56,6 +56,7 @@ OF_RUNS = (
     "device",
     "seed",
     "row",
+    "only",
     "strict",
     *OF_TRAININGS,
     "data_root",
@@ -134,6 +135,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.yaml",
         help="add a model of your own to the table, as a row named after its file",
     )
+    add(
+        "--only",
+        type=_labels,
+        metavar="A,B",
+        help="measure only these problems or sizes (benchmark); the rows of others stay",
+    )
     add("--out", type=Path, default=DEFAULT_OUT, help="results (default: %(default)s)")
     add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
     add("--show", action="store_true", help="open the figure, where there is a display")
@@ -169,6 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(label.strip() for label in text.split(","))
+
+
 def _column(texts: Iterable[str]) -> int:
     return max(map(len, texts)) + 2
 
@@ -188,7 +199,7 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         from reproduce import comparing
 
         _check_numbers(arguments)
-        _check_flags(arguments, "compare", ("seed", "row", *OF_TRAININGS))
+        _check_flags(arguments, "compare", ("seed", "row", "only", *OF_TRAININGS))
         return comparing.run(arguments.targets[1:], arguments)
     if arguments.strict:
         raise UsageError("--strict goes with compare.")
@@ -210,8 +221,11 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
         settable = ("set",) if getattr(module, "SETTABLE", False) else ()
         unread = () if module.TRAINS else [flag for flag in OF_TRAININGS if flag not in settable]
         _check_flags(arguments, name, unread)
-        seeded = getattr(module, "SEEDED", module.TRAINS)
-        _check_flags(arguments, name, () if seeded else ("seed",))
+        reads = {
+            "seed": getattr(module, "SEEDED", module.TRAINS),
+            "only": getattr(module, "SELECTS", False),
+        }
+        _check_flags(arguments, name, [flag for flag in reads if not reads[flag]])
         if arguments.row and name not in TAKING_ROWS:
             raise UsageError(_no_rows(name, module))
     return max(_reproduce(name, arguments, argv) for name in chosen)
@@ -290,8 +304,11 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     ctx = _context(module, arguments, argv)
     path = ctx.csv(name)
     if arguments.report_only:
-        if arguments.row:
-            raise UsageError("--report-only draws every row that is there; leave --row out.")
+        for flag in ("row", "only"):
+            if getattr(arguments, flag):
+                raise UsageError(
+                    f"--report-only draws every row that is there; leave --{flag} out."
+                )
         rows = _stored(path, ctx.overrides_text, arguments.seed)
     else:
         _check_folders(ctx, path)
@@ -300,6 +317,10 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
             rows = module.run(ctx)
         except BadSettings as error:
             raise UsageError(str(error)) from error
+    # What failed of the rows that --only leaves as they are was told when it did.
+    failed = any(row.status not in ("ok", "skipped") for row in rows)
+    if ctx.only:
+        rows = _stored(path, ctx.overrides_text, arguments.seed)
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{_in_a_file_name(ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
@@ -325,7 +346,7 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
     if arguments.show:
         _show(figure.with_name(f"{figure.name}.png"))
-    return int(any(row.status not in ("ok", "skipped") for row in rows))
+    return int(failed)
 
 
 def _in_a_file_name(changes: str) -> str:
@@ -429,6 +450,7 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
         nodes=arguments.num_nodes or 1,
         launcher=launcher,
         own=_own_rows(arguments.row),
+        only=arguments.only or (),
         retry_failed=arguments.retry_failed,
     )
 
@@ -457,7 +479,7 @@ def _headline(name: str, module: ModuleType, ctx: "Context") -> str:
     minutes = module.PROFILES[ctx.profile].duration(seeds)
     how = ctx.launcher.text
     elsewhere = ctx.device != "cpu" or ctx.processes > 1 or bool(how)
-    if minutes is None or elsewhere or ctx.own or "trainer.max_epochs" in ctx.changes:
+    if minutes is None or elsewhere or ctx.own or ctx.only or "trainer.max_epochs" in ctx.changes:
         time = "time not measured for this set-up"
     else:
         time = f"about {minutes:g} min on two CPU cores"

@@ -55,6 +55,7 @@ class Context:
         nodes: Nodes that one training is distributed over.
         launcher: Runs the trainings.
         own: Rows of the user's own, beside those of the experiment.
+        only: Labels of what alone is measured, all other rows staying; empty for everything.
         retry_failed: Whether runs are taken up again that failed by a fault of their own.
     """
 
@@ -71,6 +72,7 @@ class Context:
     nodes: int = 1
     launcher: Launcher = field(default_factory=Slots)
     own: tuple[OwnRow, ...] = ()
+    only: tuple[str, ...] = ()
     retry_failed: bool = False
 
     @property
@@ -166,10 +168,18 @@ class Context:
         """The file that this profile's rows of an experiment go to."""
         return self.out / experiment / f"{self.profile}.csv"
 
-    def save(self, rows: list[records.Record], made: dict[str, Any]) -> None:
-        """Write the rows of one finished unit with the provenance of their run, at once."""
+    def save(
+        self, rows: list[records.Record], made: dict[str, Any], instead_of: tuple[str, ...] = ()
+    ) -> None:
+        """Write the rows of one finished unit with the provenance of their run, at once.
+
+        Args:
+            rows: The rows, of one run.
+            made: What `provenance.collect` returned.
+            instead_of: As `records.append` has it.
+        """
         path = self.csv(rows[0].experiment)
-        records.append(path, rows)
+        records.append(path, rows, instead_of)
         provenance.write(path, rows[0].run, made)
 
     def found(self, experiment: str, run: str) -> list[records.Record]:
@@ -196,6 +206,7 @@ class Context:
         unit: Callable[[str], str],
         seed: int = 0,
         skipped: Mapping[str, str] = MappingProxyType({}),
+        instead_of: tuple[str, ...] = (),
     ) -> list[records.Record]:
         """Make the rows of what was measured rather than trained, and write them at once.
 
@@ -209,6 +220,7 @@ class Context:
             unit: Returns the unit of a metric.
             seed: Seed of the net that was measured, if it was one.
             skipped: Rows that could not be measured here, and why.
+            instead_of: Beginnings of names; such rows go, whether or not they come again.
         """
         record = partial(
             records.Record,
@@ -230,7 +242,7 @@ class Context:
                 made.append(
                     record(row=row, metric=metric, value=number, unit=of, status=status, hint=hint)
                 )
-        self.save(made, provenance.collect(self.command, dict(settings)))
+        self.save(made, provenance.collect(self.command, dict(settings)), instead_of)
         return made
 
 

@@ -35,7 +35,9 @@ def comparison(name: str, rows: Sequence[Record]) -> None:
 
 def _own_table(name: str, rows: Sequence[Record]) -> None:
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    print(module.table(rows).to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
+    table = module.table(rows)
+    if not table.empty:
+        print(table.to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
 
 
 def _references(name: str, rows: Sequence[Record]) -> str:

@@ -144,7 +144,7 @@ def told(value: float | Failed) -> tuple[float, Status, str]:
     return value, "ok", ""
 
 
-def append(path: Path, records: Iterable[Record]) -> None:
+def append(path: Path, records: Iterable[Record], instead_of: tuple[str, ...] = ()) -> None:
     """Add records to a CSV, all of them or none, while no other process does.
 
     A seed of a row, under one profile and set of overrides, has one run: what an earlier run left
@@ -153,6 +153,8 @@ def append(path: Path, records: Iterable[Record]) -> None:
     Args:
         path: The CSV; it and its folder are created if need be.
         records: The rows to add.
+        instead_of: Beginnings of names; earlier rows of the same profile, overrides and seed go
+            that are named so, whether or not they come again.
 
     Raises:
         ValueError: If the file that is there is malformed; it is left as it is.
@@ -160,17 +162,21 @@ def append(path: Path, records: Iterable[Record]) -> None:
     """
     path = Path(path)
     with storage.exclusive(path):
-        _write(path, merge(read(path) if path.exists() else [], records))
+        _write(path, merge(read(path) if path.exists() else [], records, instead_of))
 
 
-def merge(earlier: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+def merge(
+    earlier: Iterable[Record], new: Iterable[Record], instead_of: tuple[str, ...] = ()
+) -> list[Record]:
     """Return earlier and new records as `append` keeps them, in the order of the file."""
     new = list(new)
     renewed = {_place(record): record.run for record in new}
+    places = {_beside(record) for record in new}
     kept = [
         r
         for r in earlier
-        if _place(r) not in renewed or (renewed[_place(r)] == r.run and r.status == "ok")
+        if not (r.row.startswith(instead_of) and _beside(r) in places)
+        and (_place(r) not in renewed or (renewed[_place(r)] == r.run and r.status == "ok"))
     ]
     merged = {(*_place(record), record.metric): record for record in [*kept, *new]}
     return sorted(merged.values(), key=_order)
@@ -250,9 +256,14 @@ def _run_key(record: Record) -> tuple[str, str, int, str]:
     return record.experiment, record.row, record.seed, record.run
 
 
-def _place(record: Record) -> tuple[str, str, str, str, int]:
+def _place(record: Record) -> tuple[str | int, ...]:
     """Return what only one run may hold: otherwise one seed would count twice."""
-    return record.experiment, record.row, record.profile, record.overrides, record.seed
+    return record.row, *_beside(record)
+
+
+def _beside(record: Record) -> tuple[str | int, ...]:
+    """Return what a record has in common with those of other rows of its measurement."""
+    return record.experiment, record.profile, record.overrides, record.seed
 
 
 def _order(record: Record) -> tuple[str | int, ...]:

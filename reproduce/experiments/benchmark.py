@@ -49,10 +49,14 @@ decoder included), `odenet` (the field of Table 1 on feature maps of 8 images; 1
 Fields that are drawn at random are scaled to take about the steps of trained ones. Rows such as
 `linear_4096x2` are sizes, at 1e-5 and without errors.
 
+`--only cnf,odenet_1` measures these problems and sizes alone, also problems that the profile
+leaves out. Their rows take the place of all that there were of them; those of the others stay,
+with their provenance, and tables and figures show all. Rows of
+`--set data.alternatives=ours_direct,diffrax_recursive`, which chooses too, say so and stand apart.
+
 A field of your own: `--set model.field.class_path=package.Field`, with `data.shape`, `data.span`,
 `data.dtype` and `model.field.init_args`; it is the only problem then, and diffrax takes part if
-its class has a static method `jax_field(t, y, weights)`. `--set data.problems=cnf,spiral` and
-`--set data.alternatives=ours_direct,diffrax_recursive` choose.
+its class has a static method `jax_field(t, y, weights)`.
 
 Deviations: none, the paper measured no time. torchode is not compiled by TorchScript, which torch
 has given up.
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 TRAINS = False
 SETTABLE = True
+SELECTS = True
 MARK = 1e-5
 # What stands for ours; compiled where that is worth the minute that it takes before a training.
 OURS = {"odenet": "ours_checkpoint", "cnf": "ours_compiled", "spiral": "ours_compiled"}
@@ -191,6 +196,7 @@ def run(ctx: Context) -> list[Record]:
                 budget=_budget(plan),
                 unit=_unit,
                 skipped={name[a]: why for a, why in outcome.skipped.items()},
+                instead_of=_rows_of(label),
             )
             line.end("ok", f"{len(outcome.failed)} failed" if outcome.failed else "", False)
     return records
@@ -235,6 +241,8 @@ def figures(records: list[Record], folder: "Path") -> "dict[str, Figure]":
     from reproduce import benchmark_panels
 
     labels, sizes = _labels(records), _sized(records)
+    if not labels:  # with --only, sizes may be all that there is
+        return {"": benchmark_panels.by_size(records, sizes)}
     said = "error of the states"
     drawn = {
         "": plot(records),
@@ -257,20 +265,24 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
     _refuse_other_devices(ctx)
     given = PROFILES[ctx.profile].overrides
     changes = dict(ctx.changes)
-    chosen = _listed(changes.pop("data.alternatives", None), ALTERNATIVES)
-    alternatives = chosen or given.get("alternatives", _on(ctx.device))
-    wanted = _listed(changes.pop("data.problems", None), [n for n in PROBLEMS if n != "own"])
+    alternatives = given.get("alternatives", _on(ctx.device))
+    if "data.alternatives" in changes:
+        chosen = str(changes.pop("data.alternatives")).split(",")
+        alternatives = _known([name.strip() for name in chosen], ALTERNATIVES)
     common = {name: given[name] for name in ("rounds", "seconds", "least")}
     common |= {"threads": torch.get_num_threads(), "device": ctx.device}
     own = _own(changes)
     if changes:
         raise BadSettings(f"benchmark has no setting {', '.join(changes)}; see its docstring.")
-    plans = {}
-    problems = {name: {} for name in wanted} if wanted else given["problems"]
+    if own is not None and ctx.only:
+        raise BadSettings("A field of your own is the only problem then; leave --only out.")
+    problems = given["problems"]
+    if ctx.only:
+        problems = {name: problems.get(name, {}) for name in PROBLEMS if name != "own"}
     if own is not None:
         problems = {"own": own}
+    plans = {}
     for name, sizes in problems.items():
-        sizes = {**sizes, **given["problems"].get(name, {})}
         plans[name] = Plan(
             problem=name,
             sizes=sizes,
@@ -278,7 +290,7 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
             tolerances=_tolerances(name, sizes, given["tolerances"]),
             **common,
         )
-    for name, listed in ({} if wanted or own else given["sizes"]).items():
+    for name, listed in ({} if own else given["sizes"]).items():
         for size in listed:
             together = [a for a in alternatives if not a.endswith("each")]
             plans[f"{name}_{'x'.join(map(str, size))}"] = Plan(
@@ -289,7 +301,7 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
                 errors=False,
                 **common,
             )
-    return plans
+    return {label: plans[label] for label in _known(ctx.only, plans) or plans}
 
 
 def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
@@ -348,14 +360,21 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _listed(given: Any, known: Sequence[str]) -> list[str]:
+def _known(names: Sequence[str], known: Collection[str]) -> Sequence[str]:
+    """Return the names, all of which must be known."""
     from reproduce.jobs import BadSettings
 
-    names = [name.strip() for name in str(given).split(",")] if given is not None else []
-    unknown = [name for name in names if name not in known]
+    unknown = [repr(name) for name in names if name not in known]
     if unknown:
         raise BadSettings(f"Unknown {', '.join(unknown)}. Choose of {', '.join(known)}.")
     return names
+
+
+def _rows_of(label: str) -> tuple[str, ...]:
+    """Return how all rows of a label begin, and those of no longer one, as linear_64x2, do."""
+    from reproduce.peers import LIBRARIES
+
+    return tuple(f"{label}_{name}_" for name in (*LIBRARIES, "vs"))
 
 
 def _tolerances(name: str, sizes: Mapping[str, Any], given: Sequence[float]) -> list[float]:

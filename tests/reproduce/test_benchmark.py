@@ -105,6 +105,114 @@ def test_the_table_says_which_library_when(rows: list[Record]) -> None:
     assert set(alone["fastest"]) == {""}
 
 
+def _again(ctx: Context, *labels: str) -> list[Record]:
+    """Measure only these, as the command line does, and return all rows."""
+    told = ("reproduce", "benchmark", "--only", ",".join(labels))
+    benchmark.run(replace(ctx, only=labels, command=told))
+    return records.read(ctx.csv("benchmark"))
+
+
+def test_what_alone_is_measured_again_takes_the_place_of_all_its_rows(
+    rows: list[Record], ctx: Context
+) -> None:
+    path, first = ctx.csv("benchmark"), rows[0]
+    stale = [
+        replace(first, row="linear_ours_compiled", metric="all", value=math.nan, status="error"),
+        replace(first, row="linear_vs_torchode"),
+        replace(first, row="linear_diffrax_backsolve", metric="step_ms_1e-7"),
+    ]
+    before = records.merge([], rows)
+    records.append(path, stale)
+    assert records.read(path) != before
+    # What is timed here is the same each time.
+    assert repr(_again(ctx, "linear")) == repr(before)
+
+
+def test_what_is_not_measured_again_stays_with_its_provenance(
+    rows: list[Record], ctx: Context
+) -> None:
+    others = [
+        replace(rows[0], row=f"{label}_ours_direct", run=12 * digit)
+        for label, digit in (("van_der_pol", "0"), ("van_der_pol_stiff", "1"))
+    ]
+    records.append(ctx.csv("benchmark"), others)
+    found = {r.row: r for r in _again(ctx, "van_der_pol", "linear_8x2")}
+    made = provenance.read(ctx.csv("benchmark"))
+    anew = {row for row, r in found.items() if "--only" in made.get(r.run, {}).get("command", "")}
+    assert anew == {row for row in found if row.startswith(("van_der_pol_", "linear_8x2_"))} - {
+        "van_der_pol_stiff_ours_direct"
+    }
+    assert found["van_der_pol_stiff_ours_direct"] == others[1]
+    assert not any(r.overrides for r in found.values())
+
+
+def test_a_problem_that_the_profile_leaves_out_may_be_asked_for(
+    rows: list[Record], ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Plan] = []
+    monkeypatch.setattr(contest, "hold", lambda plan: asked.append(plan) or _outcome(plan))
+    _again(ctx, "latent")
+    (plan,) = asked
+    assert (plan.problem, plan.sizes) == ("latent", {})
+    assert list(plan.tolerances) == list(TOLERANCES)
+
+
+def test_tables_and_figures_show_all_rows_and_the_status_tells_of_the_new_ones(
+    rows: list[Record],
+    ctx: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(contest, "hold", lambda plan: replace(_outcome(plan), failed={}))
+    given = ["benchmark", "--profile", "smoke", "--device", "cpu", "--out", str(ctx.out)]
+    assert main([*given, "--only", "linear"]) == 0
+    printed = capsys.readouterr().out
+    shown = [line.split()[:2] for line in printed.splitlines()]
+    assert "time not measured for this set-up" in printed
+    assert ["linear", "forward"] in shown
+    assert ["cnf", "forward"] in shown
+    assert (ctx.out / "benchmark" / "smoke-sizes.png").exists()
+    assert main([*given, "--report-only"]) == 1
+
+
+def test_sizes_alone_make_a_figure(rows: list[Record], ctx: Context) -> None:
+    sizes = [r for r in rows if r.row.startswith("linear_8x2")]
+    (figure,) = benchmark.figures(sizes, ctx.out).values()
+    assert figure.axes[0].get_ylabel() == "training step (ms)"
+    assert benchmark.table(sizes).empty
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("lorenz", "Unknown 'lorenz'. Choose of linear, "),
+        ("cnf,linear_8x8", "Unknown 'linear_8x8'. Choose of linear, "),
+        ("own", "Unknown 'own'"),
+        ("cnf,", "Unknown ''"),
+    ],
+)
+def test_labels_that_are_not_there_are_told_before_anything_is_measured(
+    only: str, message: str, rows: list[Record], ctx: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ctx.csv("benchmark").read_bytes()
+    given = ["benchmark", "--profile", "smoke", "--device", "cpu", "--out", str(ctx.out)]
+    assert main([*given, "--only", only]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.endswith("linear_1x2, linear_8x2.")
+    assert ctx.csv("benchmark").read_bytes() == before
+
+
+def test_a_field_of_ones_own_is_not_chosen_from_the_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["benchmark", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    field = ["--set", "model.field.class_path=lightning_modules.nets.PerceptronField",
+             "--set", "model.field.init_args={dim: 2, hidden: 3}"]  # fmt: skip
+    assert main([*given, *field, "--only", "linear"]) == 2
+    assert "leave --only out" in capsys.readouterr().err
+
+
 def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> None:
     read = records.read(ctx.csv("benchmark"))
     drawn = benchmark.figures(read, ctx.out)
@@ -204,8 +312,8 @@ def test_marks_for_gpus_are_not_measured_on_a_cpu(
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (["data.problems=lorenz"], "Unknown lorenz"),
-        (["data.alternatives=scipy"], "Unknown scipy"),
+        (["data.problems=cnf"], "benchmark has no setting data.problems"),
+        (["data.alternatives=scipy"], "Unknown 'scipy'"),
         (["data.colour=red"], "benchmark has no setting data.colour"),
         (["model.field.class_path=nowhere.Field"], "cannot be built"),
         (["model.field.class_path=torch.nn.Linear", "model.field.init_args={in_features: 1, "

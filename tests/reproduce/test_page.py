@@ -332,6 +332,7 @@ def test_somebodys_readme_is_left_alone(
         (["report", "table1"], "leave out table1"),
         (["report", "--profile", "short"], "report reads no --profile"),
         (["report", "--seed", "0"], "report reads no --seed"),
+        (["report", "--only", "cnf"], "report reads no --only"),
         (["report", "--data-root", "x"], "report reads no --data-root"),
         (["report", "--report-only"], "report reads no --report-only"),
         (["table1", "report"], "report goes first"),

@@ -104,6 +104,18 @@ def test_a_failed_run_gives_way_to_its_repetition_but_other_failures_stay(tmp_pa
     assert [(r.seed, r.status) for r in records.read(path)] == [(0, "ok"), (1, "solver_failed")]
 
 
+def test_rows_that_others_stand_in_for_go_whether_or_not_they_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "quick.csv"
+    gone = [replace(OK, row="cnf_a"), replace(OK, row="cnf_a", metric="nfe"),
+            replace(FAILED, row="cnf_b", metric="all")]  # fmt: skip
+    staying = [replace(OK, row="cnf_1_a"), replace(OK, row="cnf_a", seed=1),
+               replace(OK, row="cnf_a", overrides="a=1")]  # fmt: skip
+    records.append(path, [*gone, *staying])
+    new = [replace(OK, row="cnf_a", value=0.5), replace(OK, row="cnf_c")]
+    records.append(path, new, instead_of=("cnf_a", "cnf_b", "cnf_c"))
+    assert records.read(path) == records.merge([], [*staying, *new])
+
+
 def test_the_order_of_rows_does_not_depend_on_when_they_came(tmp_path: Path) -> None:
     rows = [replace(OK, row=row, seed=seed) for row in ("a", "b") for seed in (0, 2, 10)]
     records.append(tmp_path / "a.csv", rows)
