@@ -84,6 +84,27 @@ def test_ratios_are_ours_over_theirs_and_the_best_of_a_library_stands_for_it(
     assert not [r for r in rows if r.row.startswith("linear_8x2") and "ratio" in r.metric]
 
 
+@pytest.mark.parametrize(
+    ("label", "ours"),
+    [
+        ("spiral", "ours_compiled"),
+        ("cnf_4096", "ours_compiled"),
+        ("linear_1x2", "ours_compiled"),
+        ("van_der_pol", "ours_compiled"),
+        ("van_der_pol_stiff", "ours_compiled"),
+        ("own", "ours_compiled"),
+        ("latent", "ours_direct"),
+        ("odenet", "ours_checkpoint"),
+        ("odenet_1", "ours_checkpoint"),
+    ],
+)
+def test_what_stands_for_ours_depends_on_the_problem_alone(label: str, ours: str) -> None:
+    on_cpu = {"ours_direct", "ours_checkpoint", "ours_adjoint", "ours_compiled"}
+    assert benchmark._ours(label, on_cpu) == ours
+    assert benchmark._ours(label, on_cpu - {ours} | {"ours_direct"}) == "ours_direct"
+    assert benchmark._ours(label, {*on_cpu, "ours_captured"}) == "ours_captured"
+
+
 def test_what_cannot_be_measured_and_what_failed_are_rows_with_the_reason(
     rows: list[Record],
 ) -> None:
