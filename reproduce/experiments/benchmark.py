@@ -317,9 +317,9 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
 
     beginning = "model.field."
     mine = {k.removeprefix(beginning): changes.pop(k) for k in list(changes) if beginning in k}
-    sizes = {k: changes.pop(f"data.{k}", value) for k, value in DEFAULTS.items()}
     if not mine:
         return None
+    sizes = {k: changes.pop(f"data.{k}", value) for k, value in DEFAULTS.items()}
     arguments = dict(mine.pop("init_args", {}))
     for key in list(mine):
         if key.startswith("init_args."):

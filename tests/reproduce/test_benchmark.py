@@ -336,6 +336,7 @@ def test_marks_for_gpus_are_not_measured_on_a_cpu(
         (["data.problems=cnf"], "benchmark has no setting data.problems"),
         (["data.alternatives=scipy"], "Unknown 'scipy'"),
         (["data.colour=red"], "benchmark has no setting data.colour"),
+        (["data.shape=[64,2]"], "benchmark has no setting data.shape"),
         (["model.field.class_path=nowhere.Field"], "cannot be built"),
         (["model.field.class_path=torch.nn.Linear", "model.field.init_args={in_features: 1, "
           "out_features: 1}"], "cannot be called"),
