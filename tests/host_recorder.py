@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
 from lightning_modules.solvers.captured import recording
@@ -62,7 +63,7 @@ class HostRecorder:
             assert self._lock.locked(), "replayed out of turn"
             assert where == [p.data_ptr() for p in (r() for r in parameters) if p is not None]
             self.replays += 1
-            with Births() as births:
+            with Births() as births, _Elsewhere([r() for r in parameters]):
                 work()
             births.poison()
 
@@ -79,6 +80,22 @@ class HostRecorder:
             yield
         finally:
             self._lock.release()
+
+
+class _Elsewhere(TorchFunctionMode):
+    """Fails where a gradient is asked for by a parameter, whose node may be on another stream."""
+
+    def __init__(self, parameters: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self._parameters = parameters
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.autograd.grad:
+            met = any(x is p for x in args[1] for p in self._parameters)
+            assert not met, "a recording meets the node of a parameter itself"
+        return func(*args, **(kwargs or {}))
 
 
 MADE: list[HostRecorder] = []

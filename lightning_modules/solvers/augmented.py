@@ -46,10 +46,11 @@ class Augmented(Recordable):
         inner = cast(Recordable, self._field).key()
         return "augmented", inner, self._kind, norm_key(self._measure), self.layout
 
-    def on(self, field: Field) -> "Augmented":
+    def on(self, field: Field, parameters: Sequence[Tensor] | None = None) -> "Augmented":
         """Return the same over another reference to the user's field."""
         inner = cast(Recordable, self._field).on(field)
-        return Augmented(inner, self._measure, self._kind, self._shape, self._parameters)
+        own = self._parameters if parameters is None else parameters
+        return Augmented(inner, self._measure, self._kind, self._shape, own)
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         """Return [f, -aᵀ ∂f/∂z, -aᵀ ∂f/∂θ] as a new vector."""

@@ -1,7 +1,7 @@
 """The field as a backend gets it: over one tensor, its evaluations counted."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,13 @@ class Recordable(ABC):
         """Return what beside the source it depends on."""
 
     @abstractmethod
-    def on(self, field: Field) -> TensorField:
-        """Return the same over another reference to the user's field."""
+    def on(self, field: Field, parameters: Sequence[Tensor] | None = None) -> TensorField:
+        """Return the same over another reference to the user's field.
+
+        Args:
+            field: The reference.
+            parameters: What it is differentiated by, if not by the parameters as they are.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class OnTensors(Recordable):
         """Return what beside the source it depends on."""
         return "field", self.layout
 
-    def on(self, field: Field) -> "OnTensors":
+    def on(self, field: Field, parameters: Sequence[Tensor] | None = None) -> "OnTensors":
         """Return the same over another reference to the user's field."""
         return OnTensors(field, self.layout)
 

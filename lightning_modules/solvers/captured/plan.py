@@ -1,6 +1,5 @@
 """One recorded way to solve: what is recorded, and what it stands for."""
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -12,6 +11,7 @@ from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.captured.adaptive import AdaptiveWalk
 from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
+from lightning_modules.solvers.captured.leaves import OnLeaves
 from lightning_modules.solvers.captured.recording import Recorder
 from lightning_modules.solvers.captured.walk import Walk
 from lightning_modules.solvers.fields import Counted, Recordable
@@ -51,11 +51,13 @@ class CapturedPlan:
     ) -> None:
         self._recorder = recorder
         source = cast(nn.Module, field.source)
-        self._field = field.on(weakref.proxy(source))
         self._method = task.settings.method
         self._sweep: RecordedSweep | None = None
-        norm = weakly(norm, field, self._field)
         with self._static(task.y0), recorder.turn(), _fitting():
+            leaves = OnLeaves(source)
+            self._parameters = leaves.leaves
+            self._field = field.on(leaves, self._parameters)
+            norm = weakly(norm, field, self._field)
             self._walk = self._walked(norm, task, outputs, keep)
             self._walk.record(recorder, source, task)
 
@@ -87,7 +89,7 @@ class CapturedPlan:
             Unrecordable: If it cannot be recorded.
         """
         with self._static(y0), self._recorder.turn(), _fitting():
-            sweep = self._sweep or RecordedSweep(self._field, self._method, y0, parameters())
+            sweep = self._sweep or RecordedSweep(self._field, self._method, y0, self._parameters)
             try:
                 sweep.record(self._recorder, module, steps, y0.reshape(-1))
             except Unrecordable:

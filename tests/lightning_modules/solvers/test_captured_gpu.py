@@ -131,6 +131,18 @@ def test_forward_passes_before_their_backward_passes_on_a_gpu(gradient: str) -> 
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
+def test_graphs_that_live_elsewhere_end_no_recording(gradient: str) -> None:
+    """As that of a loss that somebody keeps, or the nodes that DistributedDataParallel holds."""
+    net, y0 = Net().to(DEVICE), start()
+    kept = [p.view_as(p) for p in net.parameters()]
+    expected = solved(net, y0, settings("native", gradient=gradient))
+    for _ in range(3):
+        same(solved(net, y0, settings(gradient=gradient))[0], expected[0])
+    assert plans_of(net) == {"checkpoint": 1, "adjoint": 2}[gradient]
+    assert all(p.grad_fn for p in kept if p.requires_grad)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_training_on_a_gpu_is_that_of_the_native_backend(gradient: str) -> None:
     weights = []
     for backend in ("native", "captured"):
