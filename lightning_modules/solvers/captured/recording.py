@@ -62,8 +62,13 @@ class CudaRecorder:
         self._lock = threading.Lock()
 
     def record(self, work: Work, module: nn.Module) -> Work:
-        """Rehearse, warm up on a stream beside the current one, and record."""
-        with torch.cuda.device(self._device), self._current_stream_kept() as current:
+        """Rehearse, warm up on a stream beside the current one, and record.
+
+        All in this thread, which holds the turn: the one that autograd has for the device may be
+        waiting for it, with another thread's backward pass.
+        """
+        alone = torch.autograd.set_multithreading_enabled(False)
+        with alone, torch.cuda.device(self._device), self._current_stream_kept() as current:
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 rehearse(work, module, self._device)
