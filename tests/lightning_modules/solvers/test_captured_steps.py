@@ -1,6 +1,7 @@
 """Recorded solves take the native backend's steps; the host only looks on, and seldom."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,9 +11,19 @@ from problems import PROBLEMS, Net, Problem
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_modules.solvers import Solution, SolverFailed, SolverSettings, SolveStats, odeint
+from lightning_modules.nets import ConvField, PerceptronField, PlanarField, TanhField
+from lightning_modules.solvers import (
+    Solution,
+    SolverFailed,
+    SolverSettings,
+    SolveStats,
+    odeint,
+    stepping,
+)
+from lightning_modules.solvers.augmented import Augmented
 from lightning_modules.solvers.captured import adaptive
 from lightning_modules.solvers.captured.adaptive import LOOK_EVERY, AdaptiveWalk
+from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.fields import Counted, OnTensors
@@ -23,6 +34,7 @@ from lightning_modules.solvers.recorded.inspection import Inspector
 from lightning_modules.solvers.state import rms
 
 __all__ = ["recorders"]
+META = torch.device("meta")
 ADAPTIVE = [name for name, control in methods().items() if control == "adaptive"]
 FIXED = [name for name, control in methods().items() if control == "fixed"]
 
@@ -222,8 +234,15 @@ def test_sizes_follow_the_controller_of_the_host() -> None:
                 assert float(device.next_size(*given)) == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.fixture
+def no_fake_rows() -> Iterator[None]:
+    """Forget the coefficients that were made as fake tensors, which a GPU's solve would meet."""
+    yield
+    stepping._rows.cache_clear()
+
+
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "rk4"])
-def test_nothing_of_a_step_is_on_the_host(method: str) -> None:
+def test_nothing_of_a_step_is_on_the_host(method: str, no_fake_rows: None) -> None:
     """Fake tensors on a GPU that is not there: a scalar of the CPU, or a look, would raise."""
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -238,4 +257,38 @@ def test_nothing_of_a_step_is_on_the_host(method: str) -> None:
             works = [made._opening, made._trial]
         for work in works:
             with torch.autocast("cuda", torch.bfloat16), Inspector(device):
+                work()
+
+
+FIELDS = {
+    "net": lambda: (Net(), (3, 2)),
+    "convolutions": lambda: (ConvField(8, 4), (2, 8, 5, 5)),
+    "tanh": lambda: (TanhField(), (3, 2)),
+    "perceptron": lambda: (PerceptronField(4, 6), (3, 4)),
+    "planar": lambda: (PlanarField(2, 5, 8, [0]), (1, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "rk4"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_nothing_of_the_way_back_is_on_the_host(name: str, method: str) -> None:
+    """On the device without numbers, where autograd works too: to look or to mix would raise."""
+    module, shape = FIELDS[name]()
+    module.to(META)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    y0 = torch.empty(shape, device=META, dtype=parameters[0].dtype)
+    field, (_, settings) = OnTensors(module, None), pair(method)
+    augmented = Augmented(field, rms, "per_tensor", y0.shape, parameters)
+    state = augmented.layout.pack([y0, y0, *(p.detach() for p in parameters)])
+    with torch.no_grad():
+        sweep = RecordedSweep(field, method, y0, parameters)
+        stages = sweep._tableau.stages
+        works = [sweep._work((count, x)) for count in (stages - 1, stages) for x in (False, True)]
+        if method == "rk4":
+            works.append(FixedWalk(augmented, state, settings, 2, False)._step)
+        else:
+            walks = AdaptiveWalk(augmented, state, settings, augmented.norm, 2, False)
+            works += [walks._opening, walks._trial]
+        for work in works:
+            with Inspector(META):
                 work()
