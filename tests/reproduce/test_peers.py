@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from host_recorder import HostRecorder, recorders
 
 from reproduce.peers import ALTERNATIVES, LIBRARIES, ON, Skip, prepare
 from reproduce.peers.base import Array
@@ -13,6 +14,7 @@ from reproduce.problems import PROBLEMS, Problem, build
 from reproduce.problems.exact import exact, relative
 from reproduce.problems.twins import twin
 
+__all__ = ["recorders"]
 SMALL = {"cnf": {"batch": 5, "width": 3}, "latent": {"batch": 3}, "odenet": {"batch": 2}}
 WRITTEN_TWICE = [name for name in PROBLEMS if name != "own"]
 HERE = [a for a in ALTERNATIVES if ON.get(a) != "cuda"]
@@ -140,6 +142,21 @@ def test_a_library_that_is_not_there_is_a_reason_to_skip(
 def test_without_a_gpu_nothing_is_captured(alternative: str) -> None:
     with pytest.raises(Skip, match="this is a CPU"):
         prepare(alternative, build("linear", batch=2))
+
+
+def test_what_is_recorded_for_all_tolerances_is_kept(recorders: list[HostRecorder]) -> None:
+    """Rounds go through them in turn: where one is dropped, all are, and every call records."""
+    from reproduce.experiments.benchmark import PROFILES
+    from reproduce.peers.ours import Ours
+
+    peer = Ours(build("linear", batch=2), "checkpoint", "captured")
+    made = []
+    for _ in range(3):
+        for tolerance in PROFILES["paper"].overrides["tolerances"]:
+            peer.forward(tolerance**0.25)  # as many, and quicker
+            peer.step(tolerance**0.25)
+        made.append(len(recorders))
+    assert made[0] == 0 < made[1] == made[2]
 
 
 @pytest.mark.gpu

@@ -20,8 +20,12 @@ from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
 from lightning_modules.solvers.watching import watchers
 
-MOST_PLANS = 8
-"""Plans kept for one field, each with memory of its own; the one used last stays longest."""
+MOST_PLANS = 16
+"""Plans kept for one field, each with memory of its own; the one used last stays longest.
+
+Whoever goes round more kinds of solves than are kept makes a plan for every solve. The benchmark
+goes round five tolerances, with and without a gradient, each of which is a recording.
+"""
 MOST_MADE = 32
 """Plans made for one field; who would need more makes plans instead of solving."""
 MOST_SEEN = 64
