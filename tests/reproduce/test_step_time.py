@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_recorder import HostRecorder, recorders
+from torch import nn
 
 from reproduce.context import Context
 from reproduce.experiments import step_time
 from reproduce.records import Record, read
+
+__all__ = ["recorders"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,24 @@ def test_ratios_are_to_the_public_example(rows: list[Record]) -> None:
 def test_without_a_gpu_nothing_is_recorded_and_the_rows_say_so(rows: list[Record]) -> None:
     skipped = {r.row: r.hint for r in rows if r.status == "skipped"}
     assert skipped == dict.fromkeys(step_time.CAPTURED, step_time.NEEDS_A_GPU)
+
+
+def test_what_is_solved_natively_after_all_is_no_row_of_recorded_steps(
+    recorders: list[HostRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = torch.rand(2, 1, 28, 28), torch.tensor([3, 4])
+    assert not step_time._refusal(step_time._step("captured_checkpoint", images, labels))
+    assert recorders[0].recorded
+    of_ours = step_time._ours
+
+    def hooked(backend: str, gradient: str) -> nn.Sequential:
+        model = of_ours(backend, gradient)
+        model[1].field.register_forward_hook(lambda *_: None)
+        return model
+
+    monkeypatch.setattr(step_time, "_ours", hooked)
+    step = step_time._step("captured_checkpoint", images, labels)
+    assert "a ConvField has hooks" in step_time._refusal(step)
 
 
 def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
