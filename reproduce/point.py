@@ -166,4 +166,5 @@ def _resident() -> float:
 
 if __name__ == "__main__":
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # as in trainings
     print(json.dumps(measure(json.loads(sys.argv[1]))))

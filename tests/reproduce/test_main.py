@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from reproduce import provenance, records, train
-from reproduce.__main__ import _in_a_file_name, build_parser, main
+from reproduce.__main__ import _context, _in_a_file_name, build_parser, main
 from reproduce.catalogue import names
 from reproduce.context import Context
-from reproduce.experiments import ablations, table1
+from reproduce.experiments import ablations, step_time, table1
 from reproduce.jobs import BadSettings
 from reproduce.records import Record
 
@@ -54,6 +55,13 @@ def test_bad_input_is_one_line_and_exit_status_2(
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
+
+
+def test_no_experiment_measures_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    arguments = build_parser().parse_args(["step_time", "--profile", "smoke", "--device", "cpu"])
+    _context(step_time, arguments, [])
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_cuda_that_is_not_there_is_refused(
