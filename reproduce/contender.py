@@ -145,6 +145,8 @@ def _make_equal(threads: int, device: str) -> None:
     """
     os.environ |= {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
     os.environ["JAX_PLATFORMS"] = device
+    # JAX would take three quarters of a GPU, and several of its processes live at once.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if device == "cpu":
         # An optimizer of torch asks at every update whether there is a GPU: that loads its driver.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

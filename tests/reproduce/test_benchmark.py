@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from reproduce import contest, provenance, records
 from reproduce.__main__ import main
@@ -381,6 +382,18 @@ def test_a_contender_answers_an_order_that_it_cannot_carry_out() -> None:
     contender = Contender({"problem": "lorenz", "sizes": {}, "reference": None})
     order = {"do": "prepare", "alternative": "ours_direct", "tolerances": [1e-3]}
     assert "Unknown problem 'lorenz'" in contender.answer(order)["failed"]
+
+
+def test_no_library_takes_the_gpu_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reproduce.contender import _make_equal
+
+    given: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", given)
+    monkeypatch.delattr("os.sched_setaffinity", raising=False)
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    _make_equal(torch.get_num_threads(), "cuda")
+    assert given["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("errors", [[math.inf, 1e-3], [math.nan, math.nan], [3.0, 0.2]])
