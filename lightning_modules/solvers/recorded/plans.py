@@ -145,10 +145,12 @@ def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:
         return False
     watched = watchers() or _len_torch_dispatch_stack() or _has_any_global_hook()
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    # As activation checkpointing sets: the graphs of a plan must not be packed and made again.
+    packed = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
     traced = torch.compiler.is_compiling() or (
         y0.is_cuda and torch.cuda.is_current_stream_capturing()
     )
-    return not (settings.sync_norm or watched or transformed or traced)
+    return not (settings.sync_norm or watched or transformed or packed or traced)
 
 
 def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:

@@ -14,6 +14,7 @@ import torch
 from host_recorder import HostRecorder, recorders
 from problems import Net
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.solvers import SolverSettings, odeint, watch_steps
@@ -203,6 +204,20 @@ def test_those_who_look_on_see_every_step(recorders: list[HostRecorder]) -> None
     assert seen
     assert flops.get_total_flops()
     assert recorders[0].replays == replayed
+
+
+def test_a_block_whose_activations_are_checkpointed_is_solved_natively(
+    recorders: list[HostRecorder],
+) -> None:
+    """Hooks on saved tensors would reach the graphs that a recording makes, and make them anew."""
+    field, y0 = Field(), torch.ones(3, 2).double().requires_grad_()
+    expected = torch.autograd.grad(odeint(field, y0, UNIT, NATIVE).ys[-1].sum(), y0)
+    for _ in range(3):
+        end = checkpoint(
+            lambda y: odeint(field, y, UNIT, CAPTURED).ys[-1], y0, use_reentrant=False
+        )
+        torch.testing.assert_close(torch.autograd.grad(end.sum(), y0), expected)
+    assert not recorders
 
 
 def test_functions_are_not_recorded(recorders: list[HostRecorder]) -> None:
