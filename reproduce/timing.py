@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -75,8 +75,8 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def shares(work: Callable[[], object], kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return which part of its time ``work`` spends in which kind of operator.
 
-    The time of an operator is that on the CPU without the operators it calls; profiling itself
-    costs a little for each call, which the last part holds.
+    The time of an operator is that of its kernels on the GPU where it has any, else that on the
+    CPU without the operators it calls, of which profiling makes each a little longer.
 
     Args:
         work: What to profile; it runs three times before.
@@ -85,20 +85,36 @@ def shares(work: Callable[[], object], kinds: Mapping[str, Sequence[str]]) -> di
     Returns:
         Parts of the whole by kind, and those of all other operators as ``other``.
     """
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(3):
         work()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
         for _ in range(3):
             work()
+        _wait()
     found = dict.fromkeys([*kinds, "other"], 0.0)
-    for event in profiler.key_averages():
-        name = event.key.removeprefix("aten::")
+    for operator, spent in _own_times(profiler.key_averages()).items():
+        name = operator.removeprefix("aten::")
         fits = (kind for kind, starts in kinds.items() if name.startswith(tuple(starts)))
-        found[next(fits, "other")] += event.self_cpu_time_total
+        found[next(fits, "other")] += spent
     total = sum(found.values())
     return {kind: time / total for kind, time in found.items()}
+
+
+def _own_times(events: Iterable[Any]) -> dict[str, float]:
+    """Return the times of operators by name, on the GPU if anything was there."""
+    from torch.autograd import DeviceType
+
+    # Kernels are events too, and their times also those of the operators that launch them.
+    operators = [event for event in events if event.device_type == DeviceType.CPU]
+    on_gpu = {event.key: event.self_device_time_total for event in operators}
+    on_cpu = {event.key: event.self_cpu_time_total for event in operators}
+    return on_gpu if any(on_gpu.values()) else on_cpu
 
 
 def _wait() -> None:

@@ -31,8 +31,9 @@ Rules, stated before the first number:
   it was an order of magnitude slower than compiled. That compiled stands there was decided after
   the rows of protocol 1 were seen, and before the first row of protocol 2.
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
-  tensors in a step; for diffrax, what its compiler plans. Nobody can tell either of ours compiled.
-  On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
+  tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of
+  ours compiled or captured. On a GPU one evaluation of ours captured is one of many in a graph,
+  as in its solve.
 - What bounds ours compiled: `compiled_share`, the part of a step within compiled functions, and
   `bare_share`, that of a step whose solve and its way back cost nothing (loss, autograd, update).
   The rest is Python around the solve.

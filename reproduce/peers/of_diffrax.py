@@ -179,10 +179,10 @@ def _refuse_without_device(jax: Any, kind: str) -> None:
     """Raise `Skip` where JAX does not compute on what the problem is on."""
     try:
         there = {device.platform for device in jax.devices()}
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the second without a driver
         raise Skip(f"JAX has no {kind} here ({error})") from error
     if {"cuda": "gpu"}.get(kind, kind) not in there:
-        raise Skip(f"JAX has no {kind} here. pip install 'jax[cuda12]'")
+        raise Skip(f"JAX has no {kind} here. pip install 'jax[cuda12]', or 13 as torch has it.")
 
 
 def _all(problem: Problem) -> list[tuple[str, Any]]:

@@ -1,11 +1,13 @@
 """Timing: every alternative once a round, and ratios within a round."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
-from reproduce.timing import Timing, interleave, shares
+from reproduce.timing import Timing, _own_times, interleave, shares
 
 
 def test_alternatives_take_turns_and_warm_up_is_not_timed() -> None:
@@ -39,3 +41,18 @@ def test_shares_are_parts_of_the_whole_and_name_the_operator_that_takes_longest(
     assert set(found) == {"products", "exp", "other"}
     assert sum(found.values()) == pytest.approx(1)
     assert found["products"] > found["exp"] > 0
+
+
+def test_operators_on_a_gpu_take_the_time_of_their_kernels() -> None:
+    def event(key: str, device: DeviceType, cpu: float, gpu: float) -> SimpleNamespace:
+        return SimpleNamespace(
+            key=key, device_type=device, self_cpu_time_total=cpu, self_device_time_total=gpu
+        )
+
+    launched = [event("aten::mm", DeviceType.CPU, 5.0, 70.0),
+                event("aten::view", DeviceType.CPU, 2.0, 0.0)]  # fmt: skip
+    kernel = event("gemm", DeviceType.CUDA, 0.0, 70.0)
+    assert _own_times([*launched, kernel]) == {"aten::mm": 70.0, "aten::view": 0.0}
+    for operator in launched:
+        operator.self_device_time_total = 0.0
+    assert _own_times(launched) == {"aten::mm": 5.0, "aten::view": 2.0}

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.inspection import rehearse
 
+_ALONE = threading.Lock()
+"""Held by who records: a recording synchronises the device, which ends another one."""
+
 Work = Callable[[], None]
 WARM_UP = 2  # runs between rehearsal and recording: libraries choose their kernels in them
 
@@ -67,8 +70,9 @@ class CudaRecorder:
         All in this thread, which holds the turn: the one that autograd has for the device may be
         waiting for it, with another thread's backward pass.
         """
-        alone = torch.autograd.set_multithreading_enabled(False)
-        with alone, torch.cuda.device(self._device), self._current_stream_kept() as current:
+        here = torch.autograd.set_multithreading_enabled(False)
+        device = torch.cuda.device(self._device)
+        with _ALONE, here, device, self._current_stream_kept() as current:
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 rehearse(work, module, self._device)

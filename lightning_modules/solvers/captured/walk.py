@@ -14,6 +14,8 @@ from lightning_modules.solvers.tableaus import TABLEAUS
 
 CHUNK_BYTES = 2**24
 """Memory for the states at the starts of steps until the host fetches them."""
+MOST_ROWS = 64
+"""Most steps until then."""
 
 
 class Walk(ABC):
@@ -35,7 +37,7 @@ class Walk(ABC):
         self.keep = keep
         self.y = y0.reshape(-1).clone()
         numbers, size = self.y.numel(), self.y.element_size()
-        self.rows = min(max(CHUNK_BYTES // (numbers * size), 4), 64)
+        self.rows = min(max(CHUNK_BYTES // (numbers * size), 4), MOST_ROWS) if keep else MOST_ROWS
         # The last rows are where the kernels put what is not wanted.
         self.out = self.y.new_zeros(outputs + 1, numbers)
         self.starts = self.y.new_zeros(self.rows + 1 if keep else 0, numbers)
