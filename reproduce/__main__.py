@@ -317,9 +317,9 @@ def _reproduce(name: str, arguments: argparse.Namespace, argv: list[str]) -> int
             rows = module.run(ctx)
         except BadSettings as error:
             raise UsageError(str(error)) from error
-    # What failed of the rows that --only leaves as they are was told when it did.
+    # The status tells of what was measured now.
     failed = any(row.status not in ("ok", "skipped") for row in rows)
-    if ctx.only:
+    if getattr(module, "SELECTS", False):
         rows = _stored(path, ctx.overrides_text, arguments.seed)
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{_in_a_file_name(ctx.overrides_text)}" if ctx.changes else ""

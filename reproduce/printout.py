@@ -35,7 +35,7 @@ def comparison(name: str, rows: Sequence[Record]) -> None:
 
 def _own_table(name: str, rows: Sequence[Record]) -> None:
     module = importlib.import_module(f"reproduce.experiments.{name}")
-    table = module.table(rows)
+    table = module.table(findings.plain(rows) or rows)
     if not table.empty:
         print(table.to_string(float_format="{:.4g}".format, na_rep=compare.ABSENT))
 
@@ -46,12 +46,14 @@ def _references(name: str, rows: Sequence[Record]) -> str:
 
 
 def remarks(name: str, rows: Sequence[Record]) -> None:
-    """Print what the experiment says of its rows in words, and what was skipped and why."""
+    """Print what the experiment says of its rows in words, and what was not measured and why."""
     said = findings.said(name, rows)
     if said:
         print(textwrap.fill(said, judgements.WIDTH))
-    for row, hint in dict.fromkeys((r.row, r.hint) for r in rows if r.status == "skipped"):
-        print(f"Skipped: {row}: {hint}")
+    told = {"ok": "", "skipped": "Skipped"}
+    for row, status, hint in dict.fromkeys((r.row, r.status, r.hint) for r in rows if r.hint):
+        if said := told.get(status, "Failed"):
+            print(f"{said}: {row}: {hint}")
 
 
 def own_verdicts(name: str, rows: Sequence[Record]) -> None:

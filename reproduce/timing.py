@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,7 +76,7 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def shares(work: Callable[[], object], kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return which part of its time ``work`` spends in which kind of operator.
 
-    The time of an operator is that of its kernels on the GPU where it has any, else that on the
+    The time of an operator is that of its kernels where anything ran on a GPU; else that on the
     CPU without the operators it calls, of which profiling makes each a little longer.
 
     Args:
@@ -106,14 +107,16 @@ def shares(work: Callable[[], object], kinds: Mapping[str, Sequence[str]]) -> di
     return {kind: time / total for kind, time in found.items()}
 
 
-def _own_times(events: Iterable[Any]) -> dict[str, float]:
+def _own_times(events: Iterable[Any]) -> Mapping[str, float]:
     """Return the times of operators by name, on the GPU if anything was there."""
     from torch.autograd import DeviceType
 
     # Kernels are events too, and their times also those of the operators that launch them.
     operators = [event for event in events if event.device_type == DeviceType.CPU]
-    on_gpu = {event.key: event.self_device_time_total for event in operators}
-    on_cpu = {event.key: event.self_cpu_time_total for event in operators}
+    on_gpu, on_cpu = Counter[str](), Counter[str]()
+    for event in operators:
+        on_gpu[event.key] += event.self_device_time_total
+        on_cpu[event.key] += event.self_cpu_time_total
     return on_gpu if any(on_gpu.values()) else on_cpu
 
 

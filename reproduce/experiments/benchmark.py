@@ -31,9 +31,8 @@ Rules, stated before the first number:
   it was an order of magnitude slower than compiled. That compiled stands there was decided after
   the rows of protocol 1 were seen, and before the first row of protocol 2.
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
-  tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of
-  ours compiled or captured. On a GPU one evaluation of ours captured is one of many in a graph,
-  as in its solve.
+  tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of ours compiled
+  or captured. On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
 - What bounds ours compiled: `compiled_share`, the part of a step within compiled functions, and
   `bare_share`, that of a step whose solve and its way back cost nothing (loss, autograd, update).
   The rest is Python around the solve.
@@ -55,10 +54,11 @@ decoder included), `odenet` (the field of Table 1 on feature maps of 8 images; 1
 Fields that are drawn at random are scaled to take about the steps of trained ones. Rows such as
 `linear_4096x2` are sizes, at 1e-5 and without errors.
 
-`--only cnf,odenet_1` measures these problems and sizes alone, also problems that the profile
+`--only cnf,odenet_1` measures these problems and sizes of the profile alone, also problems that it
 leaves out. Their rows take the place of all that there were of them; those of the others stay,
-with their provenance, and tables and figures show all. Rows of
-`--set data.alternatives=ours_direct,diffrax_recursive`, which chooses too, say so and stand apart.
+with their provenance, if they are of this protocol and device, and tables and figures show all.
+Rows of `--set data.alternatives=ours_direct,diffrax_recursive`, which chooses too, say so and
+stand apart.
 
 A field of your own: `--set model.field.class_path=package.Field`, with `data.shape`, `data.span`,
 `data.dtype` and `model.field.init_args`; it is the only problem then, and diffrax takes part if
@@ -68,8 +68,7 @@ Deviations: none, the paper measured no time. torchode is not compiled by TorchS
 has given up.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reproduce.context import Context, Profile
@@ -92,7 +91,7 @@ MARK = 1e-5
 OURS = {"odenet": "ours_checkpoint", "latent": "ours_direct"}
 OURS_ELSEWHERE = "ours_compiled"
 OURS_ON_GPU = "ours_captured"
-OURS_OTHERWISE = "ours_direct"  # where the one above was not measured
+OURS_LACKING = "ours_direct"  # where what stands for ours was not measured
 # Its evaluations are part of its steps, and faster there than the field by itself.
 FUSED = "ours_compiled"
 # What is kept of every tolerance; the rest is of MARK alone.
@@ -187,6 +186,7 @@ def run(ctx: Context) -> list[Record]:
     from reproduce.progress import Display
 
     plans = _plans(ctx)
+    _refuse_other_rows(ctx, plans)
     records: list[Record] = []
     with Display(len(plans)) as display:
         for label, plan in plans.items():
@@ -226,13 +226,23 @@ def _which(values: Mapping[tuple[str, str], float], label: str, work: str) -> di
     """Return one line: who is fastest, our time, and every library's over it."""
     from reproduce.peers import LIBRARIES
 
-    measured = {row.removeprefix(f"{label}_") for row, _ in values}
-    own = values.get((f"{label}_{_ours(label, measured)}", f"{work}_ms_{_key(MARK)}"), math.nan)
+    own = values.get((f"{label}_{_stood(values, label, work)}", f"{work}_ms_{_key(MARK)}"))
     found = {name: values.get((f"{label}_vs_{name}", f"{work}_ratio")) for name in LIBRARIES}
     times = {"ours": 1.0} | {name: 1 / ratio for name, ratio in found.items() if ratio}
     cells = {name: f"{times[name]:.2f}" for name in times if name != "ours"}
     fastest = min(times, key=times.__getitem__) if len(times) > 1 else ""
-    return {"fastest": fastest, "ours (ms)": f"{own:.3g}", **cells}
+    return {"fastest": fastest, "ours (ms)": "" if own is None else f"{own:.3g}", **cells}
+
+
+def _stood(values: Mapping[tuple[str, str], float], label: str, work: str) -> str:
+    """Return what stood for ours when the ratios were taken: it alone has none to itself."""
+    ways = {row.removeprefix(f"{label}_") for row, metric in values if "_ms_" in metric}
+    alone = [
+        way
+        for way in ways
+        if way.startswith("ours_") and (f"{label}_{way}", f"{work}_ratio") not in values
+    ]
+    return alone[0] if len(alone) == 1 else _ours(label, ways)
 
 
 def plot(records: list[Record]) -> "Figure":
@@ -267,7 +277,6 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
     from reproduce.contest import Plan
     from reproduce.jobs import BadSettings
     from reproduce.peers import ALTERNATIVES
-    from reproduce.problems import PROBLEMS
 
     _refuse_other_devices(ctx)
     given = PROFILES[ctx.profile].overrides
@@ -285,7 +294,7 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
         raise BadSettings("A field of your own is the only problem then; leave --only out.")
     problems = given["problems"]
     if ctx.only:
-        problems = {name: problems.get(name, {}) for name in PROBLEMS if name != "own"}
+        problems = {name: problems.get(name, sizes) for name, sizes in _ALL.items()}
     if own is not None:
         problems = {"own": own}
     plans = {}
@@ -347,6 +356,28 @@ def _refuse_other_devices(ctx: Context) -> None:
         )
 
 
+def _refuse_other_rows(ctx: Context, labels: Iterable[str]) -> None:
+    """Refuse to measure some beside rows that they cannot be shown with."""
+    from reproduce.jobs import BadSettings
+    from reproduce.records import read
+
+    path = ctx.csv("benchmark")
+    if not ctx.only or not path.exists():
+        return
+    replaced = tuple(name for label in labels for name in _rows_of(label))
+    others = {
+        (r.protocol, r.device)
+        for r in read(path)
+        if r.overrides == ctx.overrides_text and not r.row.startswith(replaced)
+    } - {(PROTOCOL, ctx.device_text)}
+    if others:
+        protocol, device = min(others)
+        raise BadSettings(
+            f"{path} has rows of protocol {protocol} on {device}; these would be of protocol "
+            f"{PROTOCOL} on {ctx.device_text}. Leave --only out, or choose another --out."
+        )
+
+
 def _on(device: str) -> list[str]:
     """Return the alternatives that there are on a type of device."""
     from reproduce.peers import ALTERNATIVES, ON
@@ -395,7 +426,7 @@ def _ours(label: str, measured: Collection[str]) -> str:
     chosen = OURS.get(label.split("_")[0], OURS_ELSEWHERE)
     if OURS_ON_GPU in measured:
         return OURS_ON_GPU
-    return chosen if chosen in measured else OURS_OTHERWISE
+    return chosen if chosen in measured else OURS_LACKING
 
 
 def _values(label: str, plan: "Plan", outcome: "Outcome") -> dict[str, dict[str, float]]:

@@ -9,14 +9,16 @@ on this machine only. Evaluations stand beside them: a ratio counts where they a
   channel, both as in the authors' public example: what the others are divided by.
 - `torchdiffeq_…` and `native_…`: our interface and our field, by backend and gradient.
 - `captured_…`: what `native` does, recorded once as CUDA graphs and replayed; recording is not
-  timed. Without a GPU it is `native` itself, so its rows are skipped.
+  timed. Without a GPU it is `native` itself, so its rows are skipped; where a step cannot be
+  recorded, its row says why.
 - `field_floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a
   graph, then with a graph and its vector-Jacobian product, and the stem and head once. No solver
   that evaluates the field as often can be faster.
 - `convolution_floor`: the same with the field's two convolutions alone.
 
 Besides, the operators of `native_checkpoint` are profiled: which part of the step convolutions,
-normalisations, rectifiers, the solver's sums over stages and copies take.
+normalisations, rectifiers, the solver's sums over stages and copies take; on a GPU, which part of
+the time of its kernels.
 
 Deviations: none, the paper measured no time. Images are uniform noise and weights are as drawn,
 which changes no cost but the number of evaluations.
@@ -109,7 +111,14 @@ def run(ctx: Context) -> list[Record]:
     budget = f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}"
     skipped = {name: NEEDS_A_GPU for name in CAPTURED if name not in captured}
     return ctx.keep(
-        "step_time", PROTOCOL, values, settings, budget=budget, unit=_unit, skipped=skipped
+        "step_time",
+        PROTOCOL,
+        values,
+        settings,
+        budget=budget,
+        unit=_unit,
+        skipped=skipped,
+        instead_of=ROWS,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from reproduce.claims import claims
 from reproduce.contest import Outcome, Plan
 from reproduce.context import Context
 from reproduce.experiments import benchmark
+from reproduce.jobs import BadSettings
 from reproduce.peers import ALTERNATIVES
 from reproduce.records import Record
 
@@ -48,7 +50,10 @@ def _outcome(plan: Plan) -> Outcome:
 
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
-    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    device_text = f"cpu, {torch.get_num_threads()} threads"  # as the command line has it
+    return Context(
+        profile="smoke", device="cpu", device_text=device_text, seeds=(0,), out=tmp_path
+    )
 
 
 @pytest.fixture
@@ -173,10 +178,32 @@ def test_a_problem_that_the_profile_leaves_out_may_be_asked_for(
 ) -> None:
     asked: list[Plan] = []
     monkeypatch.setattr(contest, "hold", lambda plan: asked.append(plan) or _outcome(plan))
-    _again(ctx, "latent")
-    (plan,) = asked
-    assert (plan.problem, plan.sizes) == ("latent", {})
-    assert list(plan.tolerances) == list(TOLERANCES)
+    _again(ctx, "latent", "odenet")
+    latent, odenet = asked
+    assert (latent.problem, latent.sizes) == ("latent", {})
+    assert (odenet.problem, odenet.sizes) == ("odenet", {"batch": 8})
+    assert list(latent.tolerances) == list(TOLERANCES)
+
+
+@pytest.mark.parametrize("other", [{"protocol": 1}, {"device": "a GPU"}])
+def test_nothing_is_measured_beside_rows_of_another_protocol_or_device(
+    rows: list[Record], ctx: Context, other: dict[str, Any]
+) -> None:
+    path = ctx.csv("benchmark")
+    records.append(path, [replace(rows[0], row="cnf_ours_direct", run=12 * "0", **other)])
+    before = path.read_bytes()
+    with pytest.raises(BadSettings, match="Leave --only out"):
+        benchmark.run(replace(ctx, only=("linear",)))
+    assert path.read_bytes() == before
+    benchmark.run(replace(ctx, only=("linear", "cnf")))
+
+
+def test_the_time_of_ours_is_of_what_stood_for_it_when_the_ratios_were_taken(
+    rows: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = benchmark.table(rows)
+    monkeypatch.setattr(benchmark, "OURS_ELSEWHERE", "ours_adjoint")
+    pd.testing.assert_frame_equal(benchmark.table(rows), shown)
 
 
 def test_tables_and_figures_show_all_rows_and_the_status_tells_of_the_new_ones(
@@ -207,8 +234,8 @@ def test_sizes_alone_make_a_figure(rows: list[Record], ctx: Context) -> None:
 @pytest.mark.parametrize(
     ("only", "message"),
     [
-        ("lorenz", "Unknown 'lorenz'. Choose of linear, "),
-        ("cnf,linear_8x8", "Unknown 'linear_8x8'. Choose of linear, "),
+        ("lorenz", "Unknown 'lorenz'. Choose of spiral, "),
+        ("cnf,linear_8x8", "Unknown 'linear_8x8'. Choose of spiral, "),
         ("own", "Unknown 'own'"),
         ("cnf,", "Unknown ''"),
     ],
