@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from lightning_modules.solvers.registry import Problem, TensorField
 
@@ -102,7 +103,8 @@ def refuse_strangers(output: Tensor, state: Tensor, known: Set[int]) -> None:
         known: The ids of its parameters.
     """
     seen: set[Any] = set()
-    todo: list[Any] = [output.grad_fn]
+    itself = output.requires_grad and output.is_leaf
+    todo: list[Any] = [get_gradient_edge(output).node if itself else output.grad_fn]
     while todo:
         node = todo.pop()
         if node is None or node in seen:

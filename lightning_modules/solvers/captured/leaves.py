@@ -32,8 +32,10 @@ class OnLeaves:
         """Return dy/dt."""
         source = self._source()
         assert source is not None, "a recording has outlived its field"
-        with _InPlaceOf(self._parameters, self.leaves):
-            return source(t, y)
+        replaced = _InPlaceOf(self._parameters, self.leaves)
+        with replaced:
+            dy = source(t, y)
+        return replaced.replace(dy)  # torch is not asked for a parameter that is the slope itself
 
 
 class _InPlaceOf(TorchFunctionMode):
@@ -49,8 +51,12 @@ class _InPlaceOf(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        args, kwargs = tree_map_only(Tensor, self._of, (args, kwargs or {}))
+        args, kwargs = self.replace((args, kwargs or {}))
         return func(*args, **kwargs)
+
+    def replace(self, tree: Any) -> Any:
+        """Return a tree of tensors and whatever else with these tensors in it for those."""
+        return tree_map_only(Tensor, self._of, tree)
 
     def _of(self, x: Tensor) -> Tensor:
         return self._other.get(id(x), x)

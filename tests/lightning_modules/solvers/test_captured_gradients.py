@@ -168,6 +168,39 @@ def test_direct_gradients_may_be_differentiated_again(recorders: list[HostRecord
     assert not recorders
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_slope_may_be_a_weight_itself(gradient: str, recorders: list[HostRecorder]) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.linspace(1, 2, 10).view(5, 2).double())
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.slope
+
+    field, y0, chosen = Constant(), start(), settings(gradient=gradient)
+    expected = gradients(field, y0, settings("native", gradient=gradient))
+    for _ in range(3):
+        same(gradients(field, y0, chosen)[0], expected[0])
+    assert all(recorder.replays for recorder in recorders)
+
+
+@pytest.mark.parametrize("backend", ["native", "captured"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_slope_that_is_a_hidden_weight_is_refused(
+    gradient: str, backend: str, recorders: list[HostRecorder]
+) -> None:
+    hidden = torch.ones(5, 2, dtype=torch.float64, requires_grad=True)
+
+    class Hiding(nn.Module):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return hidden
+
+    loss = odeint(Hiding(), start(), UNIT, settings(backend, gradient=gradient)).ys.sum()
+    with pytest.raises(RuntimeError, match="requires a gradient and is no parameter"):
+        loss.backward()
+
+
 def test_hidden_weights_are_refused_as_natively(recorders: list[HostRecorder]) -> None:
     hidden = torch.ones(2, dtype=torch.float64, requires_grad=True)
 
