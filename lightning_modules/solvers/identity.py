@@ -41,6 +41,8 @@ def fingerprint(module: nn.Module) -> Hashable:
     marks: list[Hashable] = []
     for part in module.modules():
         own = part.__dict__
+        if isinstance(part, torch.jit.ScriptModule):
+            raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
         if any(own.get(hooks) for hooks in HOOKS):
             raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
         for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):

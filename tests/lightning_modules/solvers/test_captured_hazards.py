@@ -220,6 +220,16 @@ def test_a_block_whose_activations_are_checkpointed_is_solved_natively(
     assert not recorders
 
 
+def test_a_scripted_part_is_solved_natively(recorders: list[HostRecorder]) -> None:
+    scripted = torch.jit.script(nn.Linear(2, 2).double())
+    field = Field(lambda self, t, y: scripted(y))
+    field.scripted = scripted
+    with pytest.warns(UserWarning, match="keeps its attributes out of sight"):
+        solved(field)
+    same(field)
+    assert not recorders
+
+
 def test_functions_are_not_recorded(recorders: list[HostRecorder]) -> None:
     def field(t: Tensor, y: Tensor) -> Tensor:
         return -y
