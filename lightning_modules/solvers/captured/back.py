@@ -109,7 +109,10 @@ class RecordedSweep(StagedSweep):
         self._starts = starts
         self._clocks = self._clocks_of(steps)
         self._stats = stats
-        return self.run(steps, grad_ys), [total.clone() for total in totals]
+        try:
+            return self.run(steps, grad_ys), [total.clone() for total in totals]
+        finally:
+            self._starts, self._clocks = (), ()  # until the next pass they would only take room
 
     def _clocks_of(self, steps: Sequence[Taken]) -> tuple[Tensor, ...]:
         """Return start and size of each step, on the device."""

@@ -89,12 +89,9 @@ class CapturedPlan:
             Unrecordable: If it cannot be recorded.
         """
         with self._static(y0), self._recorder.turn(), _fitting():
-            sweep = self._sweep or RecordedSweep(self._field, self._method, y0, self._parameters)
-            try:
-                sweep.record(self._recorder, module, steps, y0.reshape(-1))
-            except Unrecordable:
-                self._sweep = None
-                raise
+            kept, self._sweep = self._sweep, None  # what is not recorded to its end is no way back
+            sweep = kept or RecordedSweep(self._field, self._method, y0, self._parameters)
+            sweep.record(self._recorder, module, steps, y0.reshape(-1))
             self._sweep = sweep
 
     def back(

@@ -230,6 +230,32 @@ def test_a_scripted_part_is_solved_natively(recorders: list[HostRecorder]) -> No
     assert not recorders
 
 
+def test_a_way_back_that_outgrows_the_memory_is_gone_natively(
+    recorders: list[HostRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Field()
+    for _ in range(2):
+        solved(field)
+    (plan,) = plans._FIELDS[field].plans.values()
+    plan._sweep._works.popitem()  # as before a solve whose steps are of another kind
+
+    def record(*_: Any) -> None:
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(recorders[0], "record", record)
+    with pytest.warns(UserWarning, match="does not fit into memory"):
+        same(field)
+
+
+def test_the_states_of_a_solve_go_with_it(recorders: list[HostRecorder]) -> None:
+    field = Field()
+    for _ in range(3):
+        solved(field)
+    (plan,) = plans._FIELDS[field].plans.values()
+    assert not plan._sweep._starts
+    assert not plan._sweep._clocks
+
+
 def test_functions_are_not_recorded(recorders: list[HostRecorder]) -> None:
     def field(t: Tensor, y: Tensor) -> Tensor:
         return -y
