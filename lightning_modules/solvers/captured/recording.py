@@ -109,6 +109,7 @@ class CudaRecorder:
                     stream=self._stream,
                     capture_error_mode="thread_local",
                 ),
+                _workspaces_of_its_own(),
             ):
                 work()
         except Exception as error:
@@ -149,6 +150,22 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _workspaces_of_its_own() -> Iterator[None]:
+    """Have cuBLAS work in memory of the recording, and nobody else in that memory afterwards.
+
+    It keeps a workspace for every stream. PyTorch has 32 streams and hands them out in turn, and
+    frees the workspace of a stream with every graph that was recorded on it, whosever that was.
+
+    Source: ``clear_cublas_manager`` in PyTorch's ``_inductor/cudagraph_trees.py``.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaRecorder}

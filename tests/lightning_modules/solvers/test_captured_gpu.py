@@ -207,6 +207,24 @@ def test_solves_on_several_streams_do_not_meet() -> None:
     same(found, expected)
 
 
+def test_recordings_outlive_others_on_their_stream() -> None:
+    """PyTorch has 32 streams; with a graph goes the workspace that cuBLAS has on its stream."""
+    net, y0, chosen = Net(256).float().to(DEVICE), start(64), settings(gradient="checkpoint")
+    y0 = y0.detach().float().requires_grad_()
+    expected = solved(net, y0, settings("native", gradient="checkpoint"))[0]
+    for _ in range(2):
+        solved(net, y0, chosen)
+    for _ in range(33):
+        other = Net(256).float().to(DEVICE)
+        for _ in range(2):
+            odeint(other, y0.detach(), times(), settings(gradient="adjoint"))
+        assert plans_of(other) == 1
+        del other
+    kept = [torch.full((2**20,), torch.nan, device=DEVICE) for _ in range(64)]
+    torch.testing.assert_close(solved(net, y0, chosen)[0], expected, rtol=1e-4, atol=1e-4)
+    assert all(bool(x.isnan().all()) for x in kept)
+
+
 def test_memory_does_not_grow_with_the_number_of_solves() -> None:
     net, chosen = Net().to(DEVICE), settings(gradient="checkpoint")
     for _ in range(3):
