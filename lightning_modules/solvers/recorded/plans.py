@@ -163,11 +163,16 @@ def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:
         y0.device,
         autocast["enabled"] and autocast["dtype"],
         torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
+        *_roundings(),
         torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
     )
+
+
+def _roundings() -> tuple[str, ...]:
+    """Return to what products may round float32; the older getters raise once a newer was set."""
+    kinds = (("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"))
+    return tuple(torch._C._get_fp32_precision_getter(*kind) for kind in kinds)
 
 
 def _room(outputs: int) -> int:

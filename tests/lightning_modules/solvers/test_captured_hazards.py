@@ -283,6 +283,20 @@ def test_a_validation_amid_training_is_a_solve_like_any_other(
     assert all(recorder.replays for recorder in recorders)
 
 
+def test_another_rounding_is_another_recording(recorders: list[HostRecorder]) -> None:
+    """Set as PyTorch advises today, after which its older getters raise."""
+    field, product = Field(), torch.backends.cuda.matmul
+    before = product.fp32_precision
+    try:
+        for rounding in ("ieee", "tf32"):
+            product.fp32_precision = rounding
+            for _ in range(2):
+                same(field)
+    finally:
+        product.fp32_precision = before
+    assert len(recorders) == 2
+
+
 def test_autocast_is_recorded_as_it_is_set(recorders: list[HostRecorder]) -> None:
     field = Field().float()
     y0 = torch.linspace(-1, 1, 6).view(3, 2)
