@@ -11,7 +11,8 @@ and gradients, up to rounding. It records
 ``gradient="direct"`` records a graph of autograd and so runs as it does natively. So does every
 solve on a device that records nothing, the CPU, and one whose field is no ``nn.Module``, waits for
 the device, draws random numbers, decides by the values of tensors, writes to its buffers, or has
-hooks; that is found out before it is recorded. Forgotten are recordings with their field.
+hooks or scripted parts; that is found out before it is recorded. Forgotten are recordings with
+their field.
 """
 
 from collections.abc import Hashable
