@@ -3,7 +3,8 @@
 The compiler asks for the memory of every intermediate result by itself, each time a loop turns,
 and makes a new handle of every argument: for small states that takes longer than their arithmetic.
 What only its own kernels read or write needs no handle, and can lie in one piece of memory, at the
-same place in all turns.
+same place in all turns. What is gone leaves its place to what comes after it: the less memory a
+turn goes through, the more of it, and of all else, stays in the processor's cache.
 """
 
 import math
@@ -150,7 +151,9 @@ def _wrapper() -> type:
         """
         first: list[Any] = []
         within: list[Any] = []
-        size = 0
+        room = Room()
+        # Of concatenations the parts may be read longer than the whole is.
+        lasting = {x.node.get_name() for x in lines if isinstance(x, ReinterpretLine)}
         for line in lines:
             name = _subject(line)
             if name is None or name in handled:
@@ -162,13 +165,11 @@ def _wrapper() -> type:
                 within.append(_place(name, f"static_cast<char*>({whole}.data_ptr())", offset))
             elif isinstance(line, AllocateLine) and name not in fused:
                 numbers = int(V.graph.get_allocation_storage_size(line.node))
-                need = numbers * line.node.get_dtype().itemsize
-                if size + need > MOST_BYTES:
-                    first.append(line)
-                else:
-                    first.append(_place(name, "memory", size))
-                    size += math.ceil(need / ALIGNED) * ALIGNED
-        return [*_piece(size), *first, *within]
+                free = room.take(name, numbers * line.node.get_dtype().itemsize)
+                first.append(line if free is None else _place(name, "memory", free))
+            elif isinstance(line, FreeIfNotReusedLine) and name not in lasting:
+                room.leave(name)
+        return [*_piece(room.size), *first, *within]
 
     def _subject(line: Any) -> str | None:
         """Return whose memory a line asks for or frees, None for other lines."""
@@ -178,6 +179,38 @@ def _wrapper() -> type:
         return line.node.get_name() if about_memory else None
 
     return SteadyMemory
+
+
+class Room:
+    """Places in one piece of memory, each taken again by what is made after its holder is gone.
+
+    A place goes to results of its size alone, and the one left last goes first: it is what the
+    processor's cache still holds.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._held: dict[str, tuple[int, int]] = {}
+        self._left: dict[int, list[int]] = {}
+
+    def take(self, name: str, need: int) -> int | None:
+        """Return where ``need`` bytes begin, None if there is no room for them."""
+        need = math.ceil(need / ALIGNED) * ALIGNED
+        left = self._left.setdefault(need, [])
+        if not left and self.size + need > MOST_BYTES:
+            return None
+        if left:
+            offset = left.pop()
+        else:
+            offset, self.size = self.size, self.size + need
+        self._held[name] = need, offset
+        return offset
+
+    def leave(self, name: str) -> None:
+        """Let others have the place of ``name``, if it has one."""
+        if name in self._held:
+            need, offset = self._held.pop(name)
+            self._left[need].append(offset)
 
 
 def _piece(size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
 from lightning_modules.solvers.compiled import inductor, looped, products, steady
 from lightning_modules.solvers.compiled.hoisting import hoist
+from lightning_modules.solvers.compiled.keeping import kept
 from lightning_modules.solvers.compiled.products import LOOPS, SMALL
 from lightning_modules.solvers.compiled.tangent import tanh
 from lightning_modules.solvers.identity import Unrecordable
@@ -502,6 +504,50 @@ def test_what_a_library_reads_in_a_turn_is_there_in_the_next() -> None:
     while going(*expected):
         expected = turn(*expected, weight)
     torch.testing.assert_close(list(loop(left, y, weight)), expected)
+
+
+def test_what_is_gone_leaves_its_place_and_what_lives_keeps_its_own() -> None:
+    random, room = Random(0), steady.Room()
+    living: dict[str, range] = {}
+    for n in range(2000):
+        if living and random.random() < 0.5:
+            name = random.choice(list(living))
+            room.leave(name)
+            del living[name]
+            continue
+        need = random.choice([1, 64, 100, 3000])
+        offset = room.take(f"buf{n}", need)
+        assert offset is not None
+        assert offset % steady.ALIGNED == 0
+        assert offset + need <= room.size
+        taken = range(offset, offset + need)
+        assert all(x.stop <= taken.start or taken.stop <= x.start for x in living.values())
+        living[f"buf{n}"] = taken
+    assert room.size < 2000 * 64  # of 1,000 places, most were there already
+    room.leave("another")  # has no place
+    assert room.take("larger than all", steady.MOST_BYTES + 1) is None
+
+
+def test_results_of_a_turn_take_the_place_of_those_before_them() -> None:
+    def turn(left: Tensor, y: Tensor) -> list[Tensor]:
+        for _ in range(8):
+            y = kept(kept(y.sin()).cos())
+        return [left - 1, y]
+
+    def going(left: Tensor, *_: Tensor) -> Tensor:
+        return left > 0
+
+    state = [torch.tensor(3.0), torch.randn(1000)]
+    with torch._inductor.config.patch(force_disable_caches=True):
+        loop, (code,) = run_and_get_code(
+            lambda: inductor.compiled_loop(going, turn, state, [], nn.Identity())
+        )
+    expected = state
+    while going(*expected):
+        expected = turn(*expected)
+    torch.testing.assert_close(list(loop(*state)), expected)
+    (size,) = re.findall(r"new char\[(\d+)\]", code)
+    assert int(size) < 4 * 4096  # of 15 results two live at a time
 
 
 @pytest.mark.parametrize("bytes_at_once", [steady.MOST_BYTES, 300, 0])
