@@ -52,8 +52,8 @@ def remarks(name: str, rows: Sequence[Record]) -> None:
         print(textwrap.fill(said, judgements.WIDTH))
     told = {"ok": "", "skipped": "Skipped"}
     for row, status, hint in dict.fromkeys((r.row, r.status, r.hint) for r in rows if r.hint):
-        if said := told.get(status, "Failed"):
-            print(f"{said}: {row}: {hint}")
+        if outcome := told.get(status, "Failed"):
+            print(f"{outcome}: {row}: {hint}")
 
 
 def own_verdicts(name: str, rows: Sequence[Record]) -> None:

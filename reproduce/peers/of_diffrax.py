@@ -182,7 +182,7 @@ def _refuse_without_device(jax: Any, kind: str) -> None:
     except (RuntimeError, AssertionError) as error:  # the second without a driver
         raise Skip(f"JAX has no {kind} here ({error})") from error
     if {"cuda": "gpu"}.get(kind, kind) not in there:
-        raise Skip(f"JAX has no {kind} here. pip install 'jax[cuda12]', or 13 as torch has it.")
+        raise Skip(f"JAX has no {kind} here. pip install 'jax[cuda13]', or [cuda12] as torch has.")
 
 
 def _all(problem: Problem) -> list[tuple[str, Any]]:
