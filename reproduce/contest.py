@@ -10,6 +10,7 @@ through all of them: exactly one works at any time, the others wait for their tu
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 FEWEST = 5  # rounds of which an interval can be told
-PATIENCE = 120.0  # seconds for imports, compilation and all first calls of an alternative
+PATIENCE = 180.0  # seconds for imports, compilation and all first calls of an alternative
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,11 @@ class Process:
             "reference": reference,
         }
         self._stderr = tempfile.TemporaryFile("w+")
+        # Empty, so that compilation takes what it takes the first time.
+        self._compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._running = subprocess.Popen(
             [sys.executable, "-m", "reproduce.contender", json.dumps(given)],
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._compiled.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -119,6 +123,7 @@ class Process:
         self._running.kill()
         self._running.wait()
         self._stderr.close()
+        self._compiled.cleanup()
 
     def ask(self, patience: float, **order: Any) -> dict[str, Any]:
         """Give an order and return the answer.

@@ -18,7 +18,7 @@ Rules, stated before the first number:
   `seconds` for a problem no further round begins, but there are five of each (`rounds`). A
   measurement repeats its call for at least `least` seconds and waits for the result.
 - The first two calls, and with them compilation, are apart (`first_…_s`): diffrax and ours
-  compiled, which compiles at the second.
+  compiled, which compiles at the second. Nothing that was compiled before is on the disk.
 - Times are medians over rounds, `_spread` half the distance of the quartiles. Ratios are ours over
   theirs, at equal error in the same round, geometric mean and 95 % interval over rounds, times
   between tolerances interpolated in logarithms and none extrapolated. The error is that of ours at
@@ -42,7 +42,7 @@ captured as CUDA graphs, and captured with products in TF32 (`tf32`; nobody else
 `torchdiffeq` and `torchdyn`, direct and adjoint; `torchode` with the batch as one sample, direct
 and adjoint, or `each` sample by itself; `diffrax` with jit, its recursive checkpointing (default)
 and its backsolve adjoint, or `each` sample by itself (vmap). A library that is not installed or
-cannot solve a problem is a skipped row with the reason; one that fails, is not ready in two
+cannot solve a problem is a skipped row with the reason; one that fails, is not ready in three
 minutes, or gets not one digit right, is a failed row.
 
 Profile `short` is for CPUs and `paper` for GPUs; the others are for both.

@@ -5,8 +5,11 @@ compiled as any other; TorchDynamo, whose guards cost as much as a small step, t
 guards would watch over is known from elsewhere: shapes and settings are those of a plan.
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import CodeGen
 
+from lightning_modules.solvers.compiled import keeping, steady
 from lightning_modules.solvers.compiled.hoisting import hoist
 from lightning_modules.solvers.compiled.keeping import teach
 from lightning_modules.solvers.compiled.products import LOOPS
@@ -134,13 +138,15 @@ def _compiled(
     turns: bool = False,
 ) -> Function:
     """Return a graph compiled, its last arguments bound to ``constants``; ``turns`` if a loop."""
-    options = (
-        OPTIONS | (STEADY if turns else {}) | ({"cpp.threads": 1} if largest <= SINGLE else {})
-    )
     for node in graph.graph.nodes:
         node.meta = {}  # tensors of the tracing that the compiler would take for its own
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     try:
+        options = OPTIONS | _remembered()
+        if turns:
+            options |= STEADY
+        if largest <= SINGLE:
+            options["cpp.threads"] = 1
         fakes: list[Any] = [mode.from_tensor(example, static_shapes=True) for example in examples]
         teach()
         with steady_memory() if turns else nullcontext():
@@ -153,6 +159,27 @@ def _compiled(
         return found
 
     return call
+
+
+def _remembered() -> dict[str, Any]:
+    """Return the option by which the compiler takes loops from its cache on the disk.
+
+    Without it loops are written anew in every process, which takes ten times as long. What it does
+    not see of a graph is told here: what writes loops, and for how many threads.
+    """
+    loop = f"{while_loop_op.__module__}.{while_loop_op.__name__}"
+    written = f"{_writers()} {torch.get_num_threads()}"
+    return {"unsafe_marked_cacheable_functions": {loop: written}}
+
+
+@cache
+def _writers() -> str:
+    """Return what tells this way to write loops, and this machine's registers, from others."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    sources = (inspect.getsource(module) for module in (steady, keeping))
+    told = "\n".join((*sources, str(pick_vec_isa())))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _unrecordable(error: Exception) -> Unrecordable:

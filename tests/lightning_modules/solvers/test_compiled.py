@@ -10,7 +10,8 @@ import torch
 from against_native import GRIDS, UNIT, gradients, same, start
 from problems import Net
 from torch import Tensor, nn
-from torch._inductor.utils import run_and_get_code
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache, run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
@@ -481,6 +482,40 @@ def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
     assert "aoti_torch_empty_strided(" not in before
     repeated = repeated.split("output_handles[0]")[0]
     assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
+
+
+def test_a_loop_is_taken_from_the_disk_if_it_was_written_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training in a process of its own does not write what the one before it has written."""
+
+    def turn(left: Tensor, y: Tensor, weight: Tensor) -> list[Tensor]:
+        return [left - 1, (y @ weight).tanh()]
+
+    def going(left: Tensor, *_: Tensor) -> Tensor:
+        return left > 0
+
+    state, weight = [torch.tensor(2.0), torch.randn(3, 3)], torch.randn(3, 3)
+    expected = turn(*turn(*state, weight), weight)
+    with fresh_cache():
+        for writers, told in (("these", "miss"), ("these", "hit"), ("others", "miss")):
+            monkeypatch.setattr(inductor, "_writers", lambda writers=writers: writers)
+            before = counters["inductor"].copy()
+            loop = inductor.compiled_loop(going, turn, state, [weight], nn.Identity())
+            torch.testing.assert_close(list(loop(*state, weight)), expected)
+            found = counters["inductor"] - before
+            assert found["fxgraph_cache_hit"] + found["fxgraph_cache_miss"] == 1
+            assert found[f"fxgraph_cache_{told}"] == 1
+
+
+def test_what_writes_loops_is_told_to_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    inductor._writers.cache_clear()
+    before = inductor._writers()
+    assert before == inductor._writers()
+    inductor._writers.cache_clear()
+    monkeypatch.setattr(inductor.inspect, "getsource", lambda module: module.__name__)
+    assert inductor._writers() != before
+    inductor._writers.cache_clear()
 
 
 def test_what_a_library_reads_in_a_turn_is_there_in_the_next() -> None:
