@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_modules.nets import (
     ContinuousFlow,
@@ -124,6 +125,16 @@ def test_members_do_not_see_each_other() -> None:
             expected, of_expected = alone.push(z[k : k + 1])
             torch.testing.assert_close(x[k], expected[0], rtol=1e-7, atol=1e-7)
             torch.testing.assert_close(volume[k], of_expected[0], rtol=1e-7, atol=1e-7)
+
+
+def test_a_traced_field_is_the_same_with_the_tanh_that_a_compiler_does_well() -> None:
+    field = PlanarField(2, 5, 8, SEEDS)
+    t, y = torch.tensor(0.3), torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    graph = make_fx(field, tracing_mode="fake", _allow_non_fake_inputs=True)(t, y)
+    found = [node.target for node in graph.graph.nodes]
+    assert found.count(torch.ops.aten.tanh.default) == 3  # twice in the hypernetwork
+    assert found.count(torch.ops.aten.sigmoid.default) == 1  # its gate
+    torch.testing.assert_close(graph(t, y), field(t, y))
 
 
 def test_the_worst_member_rules_the_steps() -> None:
