@@ -132,7 +132,7 @@ def _tanh_of_half(x: Tensor) -> Tensor:
     """Return tanh(x / 2), and overwrite ``x`` where nothing follows it.
 
     It is 2 σ(x) - 1: on a CPU, in float32, σ costs a ninth of tanh. The price is absolute
-    rounding, that of 1. What is traced will be compiled, where tanh costs less than σ.
+    rounding, that of 1. What is traced is compiled as a rule, where tanh costs less.
     """
     if x.dtype is not torch.float32 or x.device.type != "cpu" or type(x) is not Tensor:
         return torch.tanh(x / 2)

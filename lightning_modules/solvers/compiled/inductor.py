@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -164,11 +165,13 @@ def _compiled(
 def _remembered() -> dict[str, Any]:
     """Return the option by which the compiler takes loops from its cache on the disk.
 
-    Without it loops are written anew in every process, which takes ten times as long. What it does
-    not see of a graph is told here: what writes loops, and for how many threads.
+    Without it loops are written anew in every process, which takes ten times as long. What the
+    compiler does not see of a graph is told here: what writes loops, and what older ones forget.
     """
+    if None in SOURCES:  # nothing would tell another way to write them from this one
+        return {}
     loop = f"{while_loop_op.__module__}.{while_loop_op.__name__}"
-    written = f"{_writers()} {torch.get_num_threads()}"
+    written = f"{_writers()} {torch.get_num_threads()} {torch.get_default_dtype()}"
     return {"unsafe_marked_cacheable_functions": {loop: written}}
 
 
@@ -177,9 +180,20 @@ def _writers() -> str:
     """Return what tells this way to write loops, and this machine's registers, from others."""
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    sources = (inspect.getsource(module) for module in (steady, keeping))
-    told = "\n".join((*sources, str(pick_vec_isa())))
+    told = f"{SOURCES}{pick_vec_isa()}"
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _source(module: ModuleType) -> str | None:
+    """Return a module's source, None where only its bytecode is there."""
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):
+        return None
+
+
+SOURCES = tuple(map(_source, (steady, keeping)))
+"""Read when they are imported: a file that is edited later is not what writes loops here."""
 
 
 def _unrecordable(error: Exception) -> Unrecordable:

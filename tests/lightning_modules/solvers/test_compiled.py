@@ -1,5 +1,6 @@
 """Compiled solves are the native backend's, and what cannot be compiled is solved natively."""
 
+import math
 import re
 import warnings
 from random import Random
@@ -511,11 +512,17 @@ def test_a_loop_is_taken_from_the_disk_if_it_was_written_alike(
 def test_what_writes_loops_is_told_to_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     inductor._writers.cache_clear()
     before = inductor._writers()
-    assert before == inductor._writers()
     inductor._writers.cache_clear()
-    monkeypatch.setattr(inductor.inspect, "getsource", lambda module: module.__name__)
+    monkeypatch.setattr(inductor, "SOURCES", ("another way", *inductor.SOURCES[1:]))
     assert inductor._writers() != before
     inductor._writers.cache_clear()
+
+
+def test_without_sources_loops_are_compiled_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(inductor.SOURCES)
+    assert inductor._source(math) is None
+    monkeypatch.setattr(inductor, "SOURCES", (None, None))
+    assert inductor._remembered() == {}
 
 
 def test_what_a_library_reads_in_a_turn_is_there_in_the_next() -> None:
