@@ -129,8 +129,9 @@ class _Solve(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_zs: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("Algorithm 1 gives first derivatives; leave create_graph=True out.")
         times, zs, *theta = ctx.saved_tensors
         a, grad_times, grad_theta = reverse(ctx.f, theta, times, zs, grad_zs, ctx.steps, ctx.step)
         return None, a, grad_times, None, None, *grad_theta

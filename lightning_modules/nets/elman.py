@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.solvers import differentiable_once
+
 
 class Cell(nn.Module):
     """Elman's cell h' = tanh(W u + b + V h).
@@ -96,14 +98,10 @@ class _Scan(torch.autograd.Function):
         return units, units[-1].clone()
 
     @staticmethod
+    @differentiable_once("a recurrent run is one operation. Take the cell step by step instead.")
     def backward(
         ctx: Any, grad_units: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "A recurrent run is differentiable once: its gradient has no graph, so "
-                "create_graph=True cannot be had. Take the cell step by step instead."
-            )
         columns, matrix = ctx.saved_tensors
         if grad_units is None and grad_last is None:
             return None, None

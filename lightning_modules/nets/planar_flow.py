@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lightning_modules.nets.flows import Flow
 from lightning_modules.nets.members import generators, normal
+from lightning_modules.solvers import differentiable_once
 
 ITERATIONS = 200
 NEUTRAL = math.log(math.e - 1)  # m of it is 0
@@ -126,7 +126,7 @@ class _Chain(torch.autograd.Function):
         return end, torch.log1p(slope * (1 - h * h)).sum(dim=1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    @differentiable_once("those of planar layers are written out. Write the layers in autograd.")
     def backward(ctx: Any, of_end: Tensor, of_volume: Tensor) -> tuple[Tensor, ...]:
         _, w, u, slope, h = ctx.saved_tensors
         flat = 1 - h * h
@@ -151,13 +151,21 @@ class _Chain(torch.autograd.Function):
 
 
 def _preimage(s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
-    """Return α with α + slope · tanh(α + b) = s, differentiable once in all arguments.
+    """Return α with α + slope · tanh(α + b) = s, differentiable repeatedly."""
+    root: Tensor = _Preimage.apply(s, slope, b)
+    return root
+
+
+class _Preimage(torch.autograd.Function):
+    """The root of a function that grows, with the derivatives of the implicit function.
 
     Newton's method inside a bracket, which is halved instead wherever Newton would leave it or has
     not halved what is missed: from both sides of a steep tanh, it would jump to and fro. The left
     side does not fall anywhere, since slope ≥ -1.
     """
-    with torch.no_grad():
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
         reach = slope.abs()
         low, high, root = s - reach, s + reach, s.clone()
         missed_before = torch.full_like(s, math.inf)
@@ -179,9 +187,17 @@ def _preimage(s: Tensor, slope: Tensor, b: Tensor) -> Tensor:
                 f"still missed by {missed:.1e}. Its wᵀû is {float(slope.min()):.6f}, where -1 is "
                 "the end of what is invertible; train with a lower rate."
             )
-    # One more step, with a graph, has the derivative of the implicit function.
-    value, steepness = _with_slope(root, s, slope, b)
-    return root - value / steepness.detach()
+        root = root - value / steepness  # one more step is cheap
+        ctx.save_for_backward(root, slope, b)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, of_root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        root, slope, b = ctx.saved_tensors
+        h = torch.tanh(root + b)
+        of_s = of_root / (1 + slope * (1 - h * h))
+        of_slope, of_b = -of_s * h, -of_s * slope * (1 - h * h)
+        return of_s, of_slope.sum_to_size(slope.shape), of_b.sum_to_size(b.shape)
 
 
 def _with_slope(a: Tensor, s: Tensor, slope: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

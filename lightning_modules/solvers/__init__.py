@@ -15,6 +15,7 @@ from lightning_modules.solvers.base import (
 from lightning_modules.solvers.captured import backend as captured_backend
 from lightning_modules.solvers.compiled import backend as compiled_backend
 from lightning_modules.solvers.importing import import_backend
+from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import (
     Backend,
     Coefficients,
@@ -53,6 +54,7 @@ __all__ = [
     "StepUnderflow",
     "backends",
     "collect_stats",
+    "differentiable_once",
     "find_backend",
     "gradient_table",
     "import_backend",

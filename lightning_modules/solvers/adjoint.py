@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.augmented import Augmented
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
+from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import autocast_as, autocast_now, check_unchanged, versions
 from lightning_modules.solvers.state import check_finite
@@ -66,7 +66,10 @@ class _Adjoint(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    @differentiable_once(
+        'gradient="adjoint" is differentiable once. Take gradient="direct" with the backend '
+        "torchdiffeq or native."
+    )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *_ = ctx.saved_tensors
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)

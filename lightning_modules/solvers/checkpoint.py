@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
+from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import (
     Pulls,
@@ -124,7 +124,10 @@ class _Checkpoint(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    @differentiable_once(
+        'gradient="checkpoint" is differentiable once. Take gradient="direct" on a backend that '
+        "does not write out its backward pass, such as torchdiffeq or native."
+    )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         starts = saved[: len(saved) - len(ctx.parameters)]

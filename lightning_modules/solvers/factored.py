@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
+from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.replay import check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
@@ -132,7 +132,10 @@ class _Factored(torch.autograd.Function):
         return torch.stack(ys)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    @differentiable_once(
+        "the gradients of a factored field are written out. Give the field as a function, "
+        "lambda t, y: field(t, y), which takes autograd's."
+    )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         y0 = ctx.saved_tensors[0]
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)

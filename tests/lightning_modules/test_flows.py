@@ -166,6 +166,24 @@ def test_a_root_that_is_not_found_says_so() -> None:
         _preimage(torch.full((1, 1, 1), math.nan), slope, b)
 
 
+def test_a_root_has_the_derivatives_of_the_implicit_function_first_and_second() -> None:
+    draw = torch.Generator().manual_seed(1)
+    s, b = (torch.randn(2, 1, n, dtype=torch.float64, generator=draw) for n in (5, 1))
+    slope = torch.tensor([-0.9, 2.0], dtype=torch.float64).view(2, 1, 1)
+    inputs = [tensor.requires_grad_() for tensor in (s, slope, b)]
+    assert torch.autograd.gradcheck(_preimage, inputs)
+    assert torch.autograd.gradgradcheck(_preimage, inputs)
+
+
+@pytest.mark.parametrize("generates", [True, False])
+def test_layers_that_are_applied_refuse_a_second_derivative(generates: bool) -> None:
+    flow = _planar(generates)
+    z = _points(flow).requires_grad_()
+    forwards = flow.push if generates else flow.pull
+    with pytest.raises(RuntimeError, match="written out"):
+        torch.autograd.grad(forwards(z)[1].sum(), z, create_graph=True)
+
+
 def test_no_weights_lead_beyond_what_is_invertible() -> None:
     flow = PlanarFlow(2, 500, [0], generates=True)
     with torch.no_grad():

@@ -256,9 +256,8 @@ def test_weights_changed_before_backward_are_noticed(net: Net, y0: Tensor, assig
 
 def test_a_second_derivative_is_refused(net: Net, y0: Tensor) -> None:
     loss = loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT))
-    (grad,) = torch.autograd.grad(loss, y0, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(loss, y0, create_graph=True)
 
 
 def test_a_failed_backward_solve_names_the_adjoint_tolerances(y0: Tensor) -> None:

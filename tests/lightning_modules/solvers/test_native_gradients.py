@@ -308,19 +308,6 @@ def test_a_hidden_tensor_that_needs_a_gradient_is_refused(gradient: str) -> None
         loss_of(hidden).backward()
 
 
-def test_a_second_derivative_exists_for_direct_gradients_alone() -> None:
-    net, times = Net(), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    for gradient in GRADIENTS:
-        y0 = start()
-        loss = loss_of(odeint(net, y0, times, native(gradient=gradient)).ys)
-        (grad,) = torch.autograd.grad(loss, y0, create_graph=True)
-        if gradient == "direct":
-            grad.sum().backward()
-        else:
-            with pytest.raises(RuntimeError, match="once_differentiable"):
-                grad.sum().backward()
-
-
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_evaluation_keeps_no_graph(gradient: str) -> None:
     with torch.no_grad(), collect_stats() as gathered:

@@ -1,0 +1,33 @@
+"""Gradients that have no derivative of their own, and say so where one is asked for."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def differentiable_once(remedy: str) -> Callable[[Callable[..., Gradients]], Callable[..., Any]]:
+    """Return a decorator of a ``backward`` whose gradients cannot be differentiated again.
+
+    With ``create_graph=True`` it is refused at once. PyTorch's ``once_differentiable`` waits for
+    the second derivative, and refuses it only on the way to what came from above: by the inputs of
+    the function it is zero in silence, a Hessian as well as a penalty on a gradient.
+
+    Args:
+        remedy: The second half of the error: what is differentiable once, and what to do instead.
+    """
+
+    def decorate(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+        @wraps(backward)
+        def once(ctx: Any, *above: Tensor | None) -> Gradients:
+            if torch.is_grad_enabled():
+                raise RuntimeError(f"create_graph=True asks for a second derivative: {remedy}")
+            return backward(ctx, *above)
+
+        return once
+
+    return decorate
