@@ -413,9 +413,9 @@ def _context(module: ModuleType, arguments: argparse.Namespace, argv: list[str])
 
     from reproduce import placement
     from reproduce.context import Context
+    from reproduce.precision import allow_tf32
 
-    # What is measured in this process computes as the trainings do; torch's default is TF32.
-    torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)  # what is measured in this process computes as the trainings do
     has_gpu = torch.cuda.is_available()
     device = arguments.device or ("cuda" if has_gpu or arguments.gpus is not None else "cpu")
     devices = arguments.devices_per_run or 1

@@ -155,8 +155,10 @@ def _make_equal(threads: int, device: str) -> None:
         os.sched_setaffinity(0, cores[:threads])
     import torch
 
+    from reproduce.precision import allow_tf32
+
     torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
 
 
 def main() -> None:

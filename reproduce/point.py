@@ -22,6 +22,7 @@ from lightning_modules.nets import ConvField, OdeBlock, ResidualBlock
 from lightning_modules.solvers import SolverSettings, collect_stats
 from reproduce import memory
 from reproduce.allocator import keep_freed_memory
+from reproduce.precision import allow_tf32
 from reproduce.statistics import mean_interval
 from reproduce.timing import interleave
 
@@ -166,5 +167,5 @@ def _resident() -> float:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = False  # as in trainings
+    allow_tf32(False)
     print(json.dumps(measure(json.loads(sys.argv[1]))))

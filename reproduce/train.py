@@ -28,6 +28,7 @@ from lightning_modules.metrics_log import LogCutShort, MetricsLog
 from lightning_modules.solvers import SolverFailed, import_backend
 from reproduce import failures, provenance, storage, tether
 from reproduce.allocator import keep_freed_memory
+from reproduce.precision import allow_tf32
 
 _EXPECTED = (
     SolverFailed,
@@ -120,8 +121,7 @@ class SuiteCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a value that a class refuses is a bad command line."""
-        # torch lets convolutions round to TF32 by default, which would be another experiment.
-        torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(False)
         try:
             super().instantiate_classes()
         except ValueError as error:

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from lightning_modules.solvers import SolverSettings, collect_stats, odeint
 from reproduce.peers.base import MAX_STEPS, Counts, Skip
 from reproduce.peers.in_torch import TorchPeer
+from reproduce.precision import allow_tf32
 from reproduce.timing import timed
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ class Captured(Ours):
             raise Skip("it records CUDA graphs, and this is a CPU")
         super().__init__(problem, "checkpoint", "captured")
         if tf32:  # in this process, which is its own
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
+            allow_tf32(True)
         self._recorded: dict[int, torch.cuda.CUDAGraph] = {}
 
     def memory(self, tolerance: float) -> None:
