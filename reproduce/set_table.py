@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
+from typing import get_args
 
 from reproduce import storage
 from reproduce.compare import ABSENT, aligned
 from reproduce.judgements import number_text, range_text
 from reproduce.result_sets import Difference, ResultSet
-from reproduce.sets import SetLine, Side
+from reproduce.sets import SetLine, SetVerdict, Side
 
 HEADER = ("row", "metric", "profile", "A", "B", "B - A, 95 %", "p (Holm)", "verdict")
 _OF_A_SIDE = ("overrides", "n", "failed", "mean", "sd")
@@ -53,17 +55,30 @@ def heading(a: ResultSet, b: ResultSet, differences: Sequence[Difference]) -> st
 
 
 def render(lines: Sequence[SetLine]) -> str:
-    """Return a table for each experiment, what the verdicts rest on, and their count."""
+    """Return every line of one experiment, or of several their counts and what differs.
+
+    What the verdicts rest on and their count follow in both cases.
+    """
     parts = []
     name = _named if _are_mixed(lines) else _row
-    for experiment, some in groupby(lines, key=lambda line: line.quantity.experiment):
+    experiments = {line.quantity.experiment for line in lines}
+    told = lines
+    if len(experiments) > 1:
+        parts.append(_overview(lines))
+        told = [line for line in lines if line.verdict == "differs"]
+    for experiment, some in groupby(told, key=lambda line: line.quantity.experiment):
         table = [HEADER, *((name(line), *_cells(line)) for line in some)]
         parts.append(f"{experiment}\n{aligned(table)}")
+    if len(experiments) > 1:
+        parts.append(
+            "Of several experiments only what differs is listed. The folders of one, A/table1 and "
+            "B/table1, are compared line by line; --out DIR keeps every line of all."
+        )
     counts = Counter(line.verdict for line in lines)
     tests = sum(not math.isnan(line.p) for line in lines)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     parts.append(
-        f"{len(lines)} quantities: {told}.\n"
+        f"{len(lines)} quantities: {counted}.\n"
         f"Intervals and tests are Welch's; p accounts for {tests} tests (Holm). Costs are ratios "
         "B / A and are not judged."
     )
@@ -75,6 +90,21 @@ def render(lines: Sequence[SetLine]) -> str:
     if found:
         parts.append("\n".join(["What differs:", *found]))
     return "\n\n".join(parts)
+
+
+def _overview(lines: Sequence[SetLine]) -> str:
+    """Return for each experiment the counts of verdicts, and median and range of cost ratios."""
+    verdicts = [verdict for verdict in get_args(SetVerdict) if verdict != "cost"]
+    table = [("experiment", *verdicts, "cost, B / A")]
+    for experiment, some in groupby(lines, key=lambda line: line.quantity.experiment):
+        of_one = list(some)
+        counts = Counter(line.verdict for line in of_one)
+        ratios = [line.ratio for line in of_one if not math.isnan(line.ratio)]
+        cost = ABSENT
+        if ratios:
+            cost = f"{median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
+        table.append((experiment, *(str(counts[v] or ABSENT) for v in verdicts), cost))
+    return aligned(table)
 
 
 def write(path: Path, lines: Sequence[SetLine]) -> None:

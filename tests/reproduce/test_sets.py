@@ -287,6 +287,28 @@ def test_two_folders_are_compared_by_the_command_and_their_provenance_stands_on_
     assert "B has no provenance beside" in capsys.readouterr().out
 
 
+def test_of_several_experiments_the_verdicts_are_counted_and_what_differs_is_shown() -> None:
+    slow = {"metric": "train_seconds", "unit": "s"}
+    a = [*_rows(FIVE), *_rows(FIVE, experiment="ablations"), *_rows([4.0], **slow)]
+    b = [
+        *_rows([v + 1 for v in FIVE]),
+        *_rows(FIVE, experiment="ablations"),
+        *_rows([8.0], **slow),
+    ]
+    text = set_table.render(sets.compare(_set(a), _set(b)))
+    overview, _, rest = text.partition("\n\n")
+    cells = [[cell.strip() for cell in line.split("|")] for line in overview.splitlines()]
+    by_name = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+    assert by_name["ablations"]["same"] == "1"
+    assert by_name["table1"]["differs"] == "1"
+    assert by_name["table1"]["cost, B / A"] == "2 (2 to 2)"
+    assert rest.startswith("table1\n")
+    assert "train_seconds" not in text
+    assert "ablations\n" not in rest
+    assert "line by line" in rest
+    assert "line by line" not in set_table.render(sets.compare(_set(a[:5]), _set(b[:5])))
+
+
 def test_the_shipped_results_are_the_same_as_themselves() -> None:
     one = result_sets.read(SHIPPED)
     lines = sets.compare(one, one)
