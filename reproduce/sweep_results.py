@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from reproduce import statistics
 from reproduce.records import Record
@@ -58,11 +58,10 @@ def shown(errors: Values) -> list[str]:
 
 
 def spread(found: Sequence[float]) -> str:
-    """Write an error over its seeds: one value, or mean, half its 95 % interval and number."""
+    """Write an error over its seeds: one value, or mean ± standard deviation and number."""
     if len(found) == 1:
         return f"{found[0]:.3f}"
-    interval = statistics.mean_interval(found)
-    return f"{interval.value:.3f} ± {interval.high - interval.value:.3f}, n = {len(found)}"
+    return f"{fmean(found):.3f} ± {stdev(found):.3f}, n = {len(found)}"
 
 
 def difference(interval: Interval) -> str:

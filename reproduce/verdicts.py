@@ -2,7 +2,8 @@
 
 A number is judged by the 95 % prediction interval for one further run; a claim by 95 % intervals
 that must lie in its ranges. Rows with changed settings are never judged, a row of which a run
-failed decides nothing, and no verdict rests on fewer than five seeds unless the number is exact.
+failed decides nothing, and no verdict rests on fewer than five seeds unless the number is exact or
+was measured with an interval of its own, over rounds of a timing or over images.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class PerceptronField(nn.Module):
         """Return weights and biases of all layers, the same at all ``times``, ``(time,)``."""
         parts: list[Tensor] = []
         for layer in self.layers:
-            weight, bias = layer.parameters()
-            parts += [weight.T, bias]
+            assert isinstance(layer, nn.Linear)
+            parts += [layer.weight.T, layer.bias]
         return tuple(part.expand(len(times), *part.shape) for part in parts)
 
     def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> list[Tensor]:

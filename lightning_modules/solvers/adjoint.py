@@ -22,6 +22,7 @@ from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import autocast_as, autocast_now, check_unchanged, versions
 from lightning_modules.solvers.state import check_finite
+from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 
 
 def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
@@ -36,7 +37,13 @@ def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
         States ``(time, *y0.shape)``, once differentiable with respect to ``y0``, ``times`` and
         the parameters. Backward keeps these states and nothing else of the forward solve.
     """
-    ys: Tensor = _Adjoint.apply(problem, y0, times, *problem.parameters())
+    parameters = problem.parameters()
+    if any(p.is_complex() for p in parameters):
+        raise ValueError(
+            "A parameter of the field is complex; the adjoint carries real numbers and would lose "
+            "its imaginary part. Use gradient='checkpoint' or 'direct'."
+        )
+    ys: Tensor = _Adjoint.apply(problem, y0, times, *parameters)
     return ys
 
 
@@ -50,7 +57,7 @@ class _Adjoint(torch.autograd.Function):
         ctx.problem, ctx.parameters = problem, parameters
         ctx.autocast = autocast_now(y0.device.type)
         settings, stats = problem.settings, problem.stats
-        y0 = y0.detach()
+        y0, before = y0.detach(), Surroundings.of(problem.source)
         with autocast_as(ctx.autocast):
             ys = problem.backend.solve(
                 Counted(problem.field, stats),
@@ -61,6 +68,7 @@ class _Adjoint(torch.autograd.Function):
                 stats,
             )
         ctx.buffers = versions(problem)
+        ctx.solved = Solved.between(before, Surroundings.of(problem.source))
         # Saved although ctx.parameters holds them: this notices changes made in place.
         ctx.save_for_backward(ys, times, *parameters)
         return ys
@@ -74,7 +82,8 @@ class _Adjoint(torch.autograd.Function):
         ys, times, *_ = ctx.saved_tensors
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
-        with autocast_as(ctx.autocast):
+        around = again(ctx.problem.source, ctx.parameters, ctx.solved)
+        with around, autocast_as(ctx.autocast):
             a, a_before_jump, g = sweep.run(ys, grad_ys, times)
             grad_times = None
             if ctx.needs_input_grad[2]:

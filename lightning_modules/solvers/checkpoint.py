@@ -27,6 +27,7 @@ from lightning_modules.solvers.replay import (
     versions,
 )
 from lightning_modules.solvers.stepping import BufferedStages
+from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
@@ -58,10 +59,12 @@ class Path:
     Args:
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
+        solved: What was around the field.
     """
 
     steps: Sequence[Taken]
     starts: Sequence[Tensor]
+    solved: Solved
 
 
 class Passes(Protocol):
@@ -118,7 +121,7 @@ class _Checkpoint(torch.autograd.Function):
         y0 = y0.detach()
         with autocast_as(ctx.autocast):
             ys, path = passes.forward(y0, times)
-        ctx.steps, ctx.buffers = path.steps, versions(problem)
+        ctx.steps, ctx.solved, ctx.buffers = path.steps, path.solved, versions(problem)
         # Saved, not kept: this notices changes made in place and frees them after backward.
         ctx.save_for_backward(*path.starts, *parameters)
         return ys
@@ -133,7 +136,7 @@ class _Checkpoint(torch.autograd.Function):
         starts = saved[: len(saved) - len(ctx.parameters)]
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
-        path = Path(ctx.steps, starts)
+        path = Path(ctx.steps, starts, ctx.solved)
         with autocast_as(ctx.autocast):
             grad_y0, gradients = ctx.passes.backward(
                 path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
@@ -150,6 +153,7 @@ class Eager:
     def forward(self, y0: Tensor, times: Tensor) -> tuple[Tensor, Path]:
         """Solve without a graph."""
         problem, settings, stats = self.problem, self.problem.settings, self.problem.stats
+        before = Surroundings.of(problem.source)
         field = Counted(problem.field, stats)
         stages = BufferedStages(field, TABLEAUS[settings.method], y0)
         ys, steps, starts = [y0.reshape(-1)], [], []
@@ -158,7 +162,8 @@ class Eager:
             ys += outputs_of(stages, step)
             starts.append(step.y0)
             steps.append(Taken.of(step, stages.tableau))
-        return torch.stack([y.view(y0.shape) for y in ys]), Path(steps, starts)
+        solved = Solved.between(before, Surroundings.of(problem.source))
+        return torch.stack([y.view(y0.shape) for y in ys]), Path(steps, starts, solved)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
@@ -166,7 +171,8 @@ class Eager:
         """Evaluate the steps again, from the last to the first, and go back through them."""
         starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
         replay = _Replay(self.problem, y0, starts, parameters)
-        grad_y0 = StagedSweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
+        with again(self.problem.source, parameters, path.solved):
+            grad_y0 = StagedSweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
         return grad_y0, replay.gradients
 
 

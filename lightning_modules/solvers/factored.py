@@ -21,6 +21,7 @@ from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.replay import check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
+from lightning_modules.solvers.surroundings import without_hooks
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
 
@@ -55,7 +56,7 @@ class _Stages(BufferedStages):
         self, field: FactoredField, tableau: ButcherTableau, y0: Tensor, stats: SolveStats
     ) -> None:
         super().__init__(Counted(field, stats), tableau, y0)
-        self._factored, self._stats = field, stats
+        self._factored, self._stats, self._own = field, stats, _Own()
         self.notes: list[_Note] = [_Note(0.0, (), y0, None)] * tableau.stages
 
     def open(self, t: Time, y: Tensor) -> None:
@@ -85,7 +86,40 @@ class _Stages(BufferedStages):
     def _note(self, i: int, t: float, c: Coefficients, y: Tensor) -> None:
         y = y.view(self._shape)
         self._stats.nfe_forward += 1
-        self.notes[i] = _Note(t, c, y, self._factored.slope(c, y, self._slopes[i]))
+        out = self._slopes[i]
+        self.notes[i] = _Note(t, c, y, self._own.kept(self._factored.slope(c, y, out), out))
+
+
+class _Own:
+    """Copies what a field returns of the solver's memory, which is overwritten later.
+
+    Whether a field does is seen at its first evaluation: to look at each costs a good part of one.
+    """
+
+    def __init__(self) -> None:
+        self._lent: bool | None = None
+
+    def kept(self, found: Any, memory: Tensor) -> Any:
+        """Return what was found, with memory of its own."""
+        if self._lent is None:
+            self._lent = _lies_in(found, memory.untyped_storage().data_ptr())
+        return _copied(found) if self._lent else found
+
+
+def _lies_in(found: Any, storage: int) -> bool:
+    if isinstance(found, Tensor):
+        return found.untyped_storage().data_ptr() == storage
+    return isinstance(found, tuple | list) and any(_lies_in(part, storage) for part in found)
+
+
+def _copied(found: Any) -> Any:
+    if isinstance(found, Tensor):
+        return found.clone()
+    if isinstance(found, tuple | list):
+        parts = [_copied(part) for part in found]
+        named = isinstance(found, tuple) and hasattr(found, "_fields")
+        return type(found)(*parts) if named else type(found)(parts)
+    return found
 
 
 @dataclass(frozen=True)
@@ -141,7 +175,8 @@ class _Factored(torch.autograd.Function):
         check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         pullbacks = _Pullbacks(ctx.field, ctx.tape)
         sweep = StagedSweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)
-        with torch.autocast(y0.device.type, enabled=False):
+        alone = torch.autocast(y0.device.type, enabled=False)
+        with alone, without_hooks(ctx.parameters):
             steps = [tape.step for tape in ctx.tape]
             grad_y0 = sweep.run(steps, grad_ys.reshape(len(grad_ys), -1))
             gradients = pullbacks.gradients(ctx.parameters)
@@ -153,6 +188,7 @@ class _Pullbacks:
 
     def __init__(self, field: FactoredField, tape: Sequence[_Tape]) -> None:
         self._field, self._tape = field, tape
+        self._own = _Own()
         self._notes: tuple[_Note, ...] = ()
         self._times: list[float] = []
         self._cotangents: list[tuple[Tensor, ...]] = []
@@ -166,7 +202,7 @@ class _Pullbacks:
         note = self._notes[i]
         pulled, *shares = self._field.pull(note.c, note.y, note.note, kappa.view(note.y.shape))
         self._times.append(note.t)
-        self._cotangents.append(tuple(shares))
+        self._cotangents.append(self._own.kept(tuple(shares), kappa))
         return pulled
 
     def gradients(self, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -56,7 +56,13 @@ class OnTensors(Recordable):
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
         if self.layout is not None:
             return self._on_tuple(self.layout, t, y)
+        before = 0 if y.is_inference() else y._version
         dy = self.source(t, y)
+        if before != (0 if y.is_inference() else y._version):
+            raise RuntimeError(
+                "The field changes its state in place, which the solver still needs. Begin it "
+                "with what makes a new tensor: inplace=False, or y.clone()."
+            )
         _check_derivative(dy, y.shape)
         return dy.to(y.dtype)
 

@@ -10,6 +10,7 @@ from lightning_modules.solvers.checkpoint import solve_checkpointed
 from lightning_modules.solvers.factored import solve_factored
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.registry import Backend, Norm, StepControl, TensorField
+from lightning_modules.solvers.state import has_tangents
 from lightning_modules.solvers.stepping import BufferedStages, GraphStages
 from lightning_modules.solvers.tableaus import TABLEAUS
 
@@ -35,11 +36,12 @@ def solve(
     dopri5 takes the steps it wants and interpolates at the output times, as torchdiffeq does;
     the other adaptive methods land on them. Times are float64 on the host, whatever the state
     is. Where gradients are recorded, they go through the accepted steps alone, and step sizes
-    that the error chose are constants.
+    that the error chose are constants; so it is with forward-mode derivatives.
     """
-    if not torch.is_grad_enabled():
+    graph = torch.is_grad_enabled() or has_tangents()
+    if not graph:
         y0 = y0.detach()
-    kind = GraphStages if torch.is_grad_enabled() else BufferedStages
+    kind = GraphStages if graph else BufferedStages
     stages = kind(field, TABLEAUS[settings.method], y0)
     ys = [y0.reshape(-1)]
     for step in accepted_steps(stages, y0, times, settings, norm, stats):

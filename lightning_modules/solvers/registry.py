@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lightning_modules.solvers.base import AdjointNorm, Gradient, SolverSettings, SolveStats
+from lightning_modules.solvers.base import AdjointNorm, Field, Gradient, SolverSettings, SolveStats
 
 Norm = Callable[[Tensor], Tensor]
 TensorField = Callable[[Tensor, Tensor], Tensor]
@@ -54,6 +54,7 @@ class Problem:
     Args:
         backend: Solves it.
         field: The field f over one tensor; evaluations are not counted.
+        source: The user's field.
         parameters: Returns the parameters of f that want a gradient, as they are now.
         buffers: Returns the buffers of f that it computes with, as they are now.
         settings: Method, tolerances and the norm of the backward solve.
@@ -63,6 +64,7 @@ class Problem:
 
     backend: "Backend"
     field: TensorField
+    source: Field
     parameters: Callable[[], tuple[Tensor, ...]]
     buffers: Callable[[], tuple[Tensor, ...]]
     settings: SolverSettings
@@ -103,6 +105,8 @@ class FactoredField(Protocol):
 
     def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> Any:
         """Write g(c, y) to ``out`` and return what ``pull`` will need beside c and y.
+
+        Tensors, or tuples and lists of them, may lie in ``out``; they are copied then.
 
         Args:
             c: The coefficients of one time, ``(…)``.

@@ -29,17 +29,19 @@ def autocast_as(autocast: dict[str, Any]) -> AbstractContextManager[None]:
     return context
 
 
-Versions = tuple[tuple[int, int], ...]
+Versions = tuple[tuple[Tensor, int], ...]
 
 
 def versions(problem: Problem) -> Versions:
     """Return which buffers the field computes with, and how often each was written to."""
-    return tuple((id(b), 0 if b.is_inference() else b._version) for b in problem.buffers())
+    return tuple((b, 0 if b.is_inference() else b._version) for b in problem.buffers())
 
 
 def check_unchanged(problem: Problem, parameters: Sequence[Tensor], buffers: Versions) -> None:
     """Raise unless the field still has the parameters and buffers that it had in forward."""
-    if versions(problem) != buffers:
+    now = versions(problem)
+    pairs = zip(now, buffers, strict=False)
+    if len(now) != len(buffers) or any(a is not b or v != w for (a, v), (b, w) in pairs):
         raise RuntimeError(
             "A buffer of the field was replaced or written to between forward and backward; "
             f"gradient={problem.settings.gradient!r} evaluates the field again and would meet "

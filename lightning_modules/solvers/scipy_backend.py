@@ -10,6 +10,7 @@ Source: Brown, Byrne, Hindmarsh (1989), "VODE: a variable-coefficient ODE solver
 for LSODA; Chen et al. (2018), Section 3, for their use.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ _TOO_MANY_STEPS = -1  # istate of both codes
 _STEP_LIMIT, _STEPS, _ERROR_TEST_FAILURES = 5, 10, 21
 _STEP_SIZE = 11  # in the real work memory: the step to be tried next
 
-_running = False
+_running = threading.local()  # `here`: whether a solve is running in this thread
+_codes = threading.Lock()
 
 
 def methods() -> Mapping[str, StepControl]:
@@ -84,17 +86,17 @@ def solve(
 @contextmanager
 def _alone() -> Iterator[None]:
     """Refuse a solve within a field that SciPy is solving: these codes keep global state."""
-    global _running
-    if _running:
+    if getattr(_running, "here", False):
         raise RuntimeError(
             "SciPy's codes cannot solve within a field that they are solving. Give the inner "
             "solve another backend, such as 'native'."
         )
-    _running = True
+    _running.here = True
     try:
-        yield
+        with _codes:
+            yield
     finally:
-        _running = False
+        _running.here = False
 
 
 class _Host:

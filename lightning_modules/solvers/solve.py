@@ -20,6 +20,7 @@ from lightning_modules.solvers.base import (
     deliver,
 )
 from lightning_modules.solvers.distributed import shared
+from lightning_modules.solvers.factoring import is_factored
 from lightning_modules.solvers.fields import Counted, OnTensors
 from lightning_modules.solvers.registry import (
     FactoredField,
@@ -27,7 +28,7 @@ from lightning_modules.solvers.registry import (
     Problem,
     find_backend,
 )
-from lightning_modules.solvers.state import Layout, check_finite, rms
+from lightning_modules.solvers.state import Layout, check_finite, has_tangents, rms
 
 
 def odeint(
@@ -78,6 +79,7 @@ def odeint(
     problem = Problem(
         backend,
         tensor_field,
+        field,
         partial(_trainable, field),
         partial(_constants, field),
         settings,
@@ -85,13 +87,15 @@ def odeint(
         stats,
     )
     recorded = times.requires_grad and torch.is_grad_enabled()
+    if settings.gradient != "direct":
+        _check_derivatives(problem, start, times)
     if settings.gradient == "adjoint":
         ys = solve_with_adjoint(problem, start, times)
     elif settings.gradient == "checkpoint":
         assert backend.checkpointed is not None
         ys = backend.checkpointed(problem, start, times)
-    elif backend.factored and layout is None and not recorded and isinstance(field, FactoredField):
-        ys = backend.factored(problem, field, start, times)
+    elif backend.factored and layout is None and not recorded and is_factored(field):
+        ys = backend.factored(problem, cast(FactoredField, field), start, times)
     else:
         joint, counting = shared(measure, settings), Counted(tensor_field, stats)
         ys = backend.solve(counting, start, times, settings, joint, stats)
@@ -116,6 +120,24 @@ def _check_state(y0: State) -> None:
             f"y0 is {parts[0].dtype}; a solver needs float32 or float64, since the error estimate "
             "of a step is a difference that drowns in the rounding of shorter numbers. Convert "
             "it with .float(); the field may compute in less under autocast."
+        )
+
+
+def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
+    """Refuse derivatives that would be lost without a word."""
+    gradient = problem.settings.gradient
+    if has_tangents():
+        raise RuntimeError(
+            f"Derivatives in forward mode do not pass gradient={gradient!r}. Use "
+            "gradient='direct'."
+        )
+    if not torch.is_grad_enabled() or y0.requires_grad or times.requires_grad:
+        return
+    if not problem.parameters() and problem.field(times[0], y0).requires_grad:
+        raise RuntimeError(
+            "The field uses a tensor that requires a gradient and is no parameter of it, so "
+            f"gradient={gradient!r} would drop that gradient. Pass an nn.Module that owns it, "
+            "make it part of the state, or use gradient='direct'."
         )
 
 

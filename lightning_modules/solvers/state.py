@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 
@@ -111,6 +112,11 @@ def _steps_per_interval(times: Tensor, step_size: float | None) -> list[int]:
     slack = min(4 * torch.finfo(times.dtype).eps * max(map(abs, ticks)) / step_size, 0.5)
     lengths = [abs(end - start) for start, end in pairwise(ticks)]
     return [max(1, math.ceil(length / step_size - slack)) for length in lengths]
+
+
+def has_tangents() -> bool:
+    """Return whether derivatives are being taken in forward mode, with or without torch.func."""
+    return forward_ad._current_level >= 0
 
 
 def check_finite(ys: Tensor, times: Tensor, settings: SolverSettings, stats: SolveStats) -> None:

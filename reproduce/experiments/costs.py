@@ -1,4 +1,4 @@
-"""Direct gradients take memory for every solver step, the adjoint none; all take equal time.
+"""Direct gradients take memory for every solver step, the adjoint none, for which it takes longer.
 
 Table 1 of the paper prints O(L), O(L~) and O(1) and measures nothing. Here memory and time of one
 forward and backward pass are measured against depth (residual blocks) and against solver steps

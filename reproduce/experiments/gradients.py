@@ -1,4 +1,4 @@
-"""The adjoint's gradient is as exact as its tolerance; direct ones are exact for their own steps.
+"""On smooth fields the adjoint is as exact as its tolerance; direct gradients are their steps'.
 
 Relative errors of gradients against tolerance, with what they cost, in float64: on a linear
 equation (z' = A z, T = 5) and the cubic spiral of the authors' demo (z' = z³ A, T = 2), for a loss

@@ -1,9 +1,11 @@
-"""One ODE-Net training step costs less with our solver core than with the public example's.
+"""What an ODE-Net's training step costs, by solver and gradient, beside the public example's.
 
 Times forward and backward of the classifier with the `conv` stem on a batch of 128, all
 alternatives once a round on the same weights and images, at tolerance 1e-3 with dopri5. Ratios are
 medians over rounds of the time divided by that of `example_adjoint` in the same round; times count
 on this machine only. Evaluations stand beside them: a ratio counts where they are equal.
+`ratio_to_direct` is the mean over rounds of the time divided by that of the same backend's direct
+gradient, with its 95 % interval (claim C24).
 
 - `example_adjoint`: torchdiffeq's `odeint_adjoint` and a field that concatenates time as a
   channel, both as in the authors' public example: what the others are divided by.
@@ -77,6 +79,7 @@ def run(ctx: Context) -> list[Record]:
     """Time every alternative; write all rows at the end, since they only count together."""
     import torch
 
+    from reproduce.statistics import mean_interval
     from reproduce.timing import interleave, shares
 
     settings = {**PROFILES[ctx.profile].overrides, "device": ctx.device}
@@ -106,6 +109,15 @@ def run(ctx: Context) -> list[Record]:
             "nfe_forward": forward,
             "nfe_backward": backward,
         }
+        backend, _, gradient = name.partition("_")
+        direct = timings.get(f"{backend}_direct")
+        if direct is not None and gradient != "direct":
+            ratio = mean_interval(timing.ratios_to(direct))
+            values[name] |= {
+                "ratio_to_direct": ratio.value,
+                "ratio_to_direct_low": ratio.low,
+                "ratio_to_direct_high": ratio.high,
+            }
     values[PROFILED] |= {f"share_{kind}": 100 * part for kind, part in parts.items()}
     values |= {name: {"all": Failed("error", why)} for name, why in refused.items()}
     budget = f"{rounds} rounds, batch {batch}, tolerance {TOLERANCE:g}"

@@ -31,12 +31,12 @@ Metrics: `rmse`, `rmse_span` and `rmse_median` as in `table2`; `rmse_noisy`, wha
 be against observations with noise instead of the truth, and `distance`, over trajectories and
 times alone, √2 times that over coordinates too.
 
-Seeds: all rows are trained with the first, those that might explain the paper's errors with three:
+Seeds: all rows are trained with the first, those that might explain the paper's errors with all:
 `base` (`rnn`, `rnn_hold`, `latent_ode`), `example_reversed`, `sigma_learned`, `two_layers` and
 `units_100`. Their differences to `base` (of `rnn_hold`, to `base-rnn`) have Welch's 95 % interval;
 one is shown where Holm's procedure over all of them, at 5 %, leaves it.
 
-Deviations: those of `table2`; fewer than five seeds, so no verdict rests on this.
+Deviations: those of `table2`; most rows have one seed, so no verdict rests on this.
 """
 
 import math

@@ -41,6 +41,18 @@ def test_ratios_are_to_the_public_example(rows: list[Record]) -> None:
     assert all(ratio > 0 for ratio in ratios.values())
 
 
+def test_what_a_gradient_costs_is_told_with_an_interval_beside_the_same_backends_direct_one(
+    rows: list[Record],
+) -> None:
+    found = {(r.row, r.metric): r.value for r in rows if r.metric.startswith("ratio_to_direct")}
+    told = {row for row, _ in found}
+    assert told == {"native_adjoint", "native_checkpoint", "torchdiffeq_adjoint"}
+    for row in told:
+        low, value, high = (found[row, f"ratio_to_direct{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high
+        assert value > 0
+
+
 def test_without_a_gpu_nothing_is_recorded_and_the_rows_say_so(rows: list[Record]) -> None:
     skipped = {r.row: r.hint for r in rows if r.status == "skipped"}
     assert skipped == dict.fromkeys(step_time.CAPTURED, step_time.NEEDS_A_GPU)

@@ -21,6 +21,7 @@ from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.engine import Engine, Walked
 from lightning_modules.solvers.recorded.plans import Found, find
 from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
+from lightning_modules.solvers.surroundings import Solved, Surroundings
 
 
 def backend_of(engine: Engine) -> Backend:
@@ -89,7 +90,9 @@ class Planned:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts)
+        # Nothing that is recorded writes anything; but backward may have to go step by step.
+        solved = Solved(Surroundings.of(problem.source).attributes, writes=False)
+        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, solved)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor

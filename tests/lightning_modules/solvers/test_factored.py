@@ -1,11 +1,15 @@
 """Factored fields: solution and gradient are those of the same field called as any other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
+from lightning_modules.nets import PerceptronField, TanhField
+from lightning_modules.nets.point_process import IntensityField
 from lightning_modules.solvers import FactoredField, SolverSettings, collect_stats, odeint
 
 
@@ -162,3 +166,138 @@ def test_a_norm_of_the_callers_rules_the_steps() -> None:
                              adjoint_norm="rms")  # fmt: skip
     with pytest.raises(ValueError, match="norm= was given to backend 'scipy'"):
         odeint(lambda t, y: y, _start(), times, adjoint, norm=lambda e: e.max())
+
+
+class Twice(TanhField):
+    """A field whose ``forward`` is newer than its parts."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return 2 * super().forward(t, y)
+
+
+class Cautious(nn.Linear):
+    """A layer that does more than its weights say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-0.1, 0.1)
+
+
+def _hooked() -> nn.Module:
+    field = TanhField(dim=2, hidden=5)
+    field.register_forward_hook(lambda module, given, out: 3 * out)
+    return field
+
+
+def _cautious() -> nn.Module:
+    field = TanhField(dim=2, hidden=5)
+    field.first = Cautious(2, 5)
+    return field
+
+
+def _pruned() -> nn.Module:
+    field = TanhField(dim=2, hidden=5)
+    prune.random_unstructured(field.first, "weight", 0.5)
+    return field
+
+
+def _patched() -> nn.Module:
+    field = TanhField(dim=2, hidden=5)
+    field.forward = lambda t, y: -y  # type: ignore[method-assign]
+    return field
+
+
+def _within() -> nn.Module:
+    class Damped(PerceptronField):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return super().forward(t, y) - y
+
+    field = IntensityField(latent=2, units=4, layers=1, decoder=3)
+    field.dynamics = Damped(2, 4)
+    return field
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Twice(dim=2, hidden=5), _hooked, _cautious, _pruned, _patched, _within],
+    ids=["subclass", "hook", "layer", "pruned", "patched", "within"],
+)
+@pytest.mark.parametrize("graph", [True, False])
+def test_what_calling_a_field_does_goes_before_what_its_parts_say(
+    build: Callable[[], nn.Module], graph: bool
+) -> None:
+    torch.manual_seed(0)
+    field = build().double()
+    numbers = 3 if isinstance(field, IntensityField) else 2
+    y0 = torch.linspace(-1, 1, 4 * numbers, dtype=torch.float64).view(4, numbers)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    settings = SolverSettings(backend="native", rtol=1e-6, atol=1e-6)
+    with torch.set_grad_enabled(graph):
+        ys, wanted = (odeint(f, y0, times, settings).ys for f in (field, Opaque(field)))
+    torch.testing.assert_close(ys, wanted, rtol=0, atol=0)
+    if graph and wanted.requires_grad:
+        found, expected = (
+            torch.autograd.grad(states.square().sum(), list(field.parameters()))
+            for states in (ys, wanted)
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_parametrized_layer_of_a_factored_field_is_differentiated_through() -> None:
+    torch.manual_seed(0)
+    field = PerceptronField(2, 4).double()
+    parametrizations.weight_norm(field.layers[0])
+    y0 = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    settings = SolverSettings(backend="native", rtol=1e-6, atol=1e-6)
+    found, wanted = (
+        torch.autograd.grad(odeint(f, y0, times, settings).ys.square().sum(), field.parameters())
+        for f in (field, Opaque(field))
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+class Lending(Waves):
+    """Returns the solver's own memory, as is natural where it holds what is needed."""
+
+    def slope(self, c: tuple[Tensor, ...], y: Tensor, out: Tensor) -> Tensor:
+        a, b = c
+        return torch.tanh(a * y + b, out=out)
+
+
+class Passing(nn.Module):
+    """dy/dt = y W + c(t), whose cotangent of c is the one that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.layer = nn.Parameter(torch.eye(3) / 2), nn.Linear(1, 12)
+
+    def coefficients(self, times: Tensor) -> tuple[Tensor, ...]:
+        return self.w.expand(len(times), 3, 3), self.layer(times[:, None]).view(-1, 4, 3)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        w, c = (part[0] for part in self.coefficients(t.view(1)))
+        return y @ w + c
+
+    def slope(self, c: tuple[Tensor, ...], y: Tensor, out: Tensor) -> None:
+        torch.add(y @ c[0], c[1], out=out)
+
+    def pull(
+        self, c: tuple[Tensor, ...], y: Tensor, note: None, kappa: Tensor
+    ) -> tuple[Tensor, ...]:
+        return kappa @ c[0].T, y.T @ kappa, kappa
+
+
+@pytest.mark.parametrize("build", [Lending, Passing])
+def test_memory_that_a_field_hands_back_to_the_solver_is_not_overwritten(
+    build: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    field = build().double()
+    y0 = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    settings = SolverSettings(backend="native", rtol=1e-6, atol=1e-6)
+    found, wanted = (
+        torch.autograd.grad(odeint(f, y0, times, settings).ys.square().sum(), field.parameters())
+        for f in (field, Opaque(field))
+    )
+    torch.testing.assert_close(found, wanted)

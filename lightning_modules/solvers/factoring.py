@@ -1,0 +1,48 @@
+"""Which fields are solved by their parts."""
+
+from functools import lru_cache
+
+from torch import nn
+
+from lightning_modules.solvers.identity import HOOKS
+from lightning_modules.solvers.registry import FactoredField
+from lightning_modules.solvers.state import has_tangents
+
+_PARTS = ("coefficients", "slope", "pull")
+
+
+def is_factored(field: object) -> bool:
+    """Return whether what a field says of its parts stands for what calling it does.
+
+    Not where a subclass or an instance has another ``forward``, nor where there are hooks, by
+    which pruning and old normalisations make their weights, nor where a layer is a kind of linear
+    one that computes otherwise. There it is a field like any other.
+    """
+    if not isinstance(field, FactoredField) or has_tangents():
+        return False
+    called = "forward" if isinstance(field, nn.Module) else "__call__"
+    if called in getattr(field, "__dict__", ()) or not _tells(type(field), called):
+        return False
+    return not isinstance(field, nn.Module) or all(map(_is_plain, field.modules()))
+
+
+@lru_cache(maxsize=256)
+def _tells(kind: type, called: str) -> bool:
+    """Return whether the parts of a class are as new as the function that it is called by."""
+    return _depth(kind, called) >= min(_depth(kind, part) for part in _PARTS)
+
+
+def _depth(kind: type, name: str) -> int:
+    """Return how many classes up ``name`` is defined."""
+    return next(n for n, base in enumerate(kind.__mro__) if name in vars(base))
+
+
+def _is_plain(part: nn.Module) -> bool:
+    own = part.__dict__
+    if any(own[hooks] for hooks in HOOKS):
+        return False
+    if hasattr(part, "slope") and not _tells(type(part), "forward"):  # type: ignore[arg-type]
+        return False  # a factored field that this one is made of
+    if not isinstance(part, nn.Linear):
+        return True
+    return type(part).forward is nn.Linear.forward and "forward" not in own

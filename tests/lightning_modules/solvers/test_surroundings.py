@@ -1,0 +1,299 @@
+"""Gradients that evaluate a field again: the same as direct ones, or refused with the reason."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from lightning_modules.solvers import SolverSettings, gradient_table, odeint
+
+TIMES = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64)
+AGAIN = [
+    (backend, gradient)
+    for backend in ("torchdiffeq", "native")
+    for gradient in gradient_table()[backend]
+    if gradient != "direct"
+]
+again = pytest.mark.parametrize(("backend", "gradient"), AGAIN)
+
+
+def _settings(backend: str, gradient: str) -> SolverSettings:
+    return SolverSettings(
+        backend=backend,
+        rtol=1e-7,
+        atol=1e-7,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+
+
+DIRECT = _settings("native", "direct")
+
+
+def _start() -> Tensor:
+    return torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+
+
+class Plain(nn.Module):
+    """dy/dt = W tanh(y), scaled by an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 3).double()
+        self.scale: float | Tensor = 1.0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.scale * self.linear(torch.tanh(y))
+
+
+def _gradient(
+    field: nn.Module, settings: SolverSettings, parameter: Tensor, start: Tensor | None = None
+) -> Tensor:
+    field.zero_grad()
+    y0 = _start() if start is None else start
+    odeint(field, y0, TIMES, settings).ys.square().sum().backward()
+    assert parameter.grad is not None
+    return parameter.grad.clone()
+
+
+@again
+def test_a_hook_of_a_parameter_is_called_once_for_the_whole_gradient(
+    backend: str, gradient: str
+) -> None:
+    field, seen = Plain(), []
+    weight = field.linear.weight
+    wanted = _gradient(field, DIRECT, weight)
+
+    def halve(g: Tensor) -> Tensor:
+        seen.append(g.clone())
+        return g / 2
+
+    handle = weight.register_hook(halve)
+    torch.testing.assert_close(
+        _gradient(field, _settings(backend, gradient), weight), wanted / 2, rtol=1e-4, atol=1e-5
+    )
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-4, atol=1e-5)
+    handle.remove()
+    found = _gradient(field, _settings(backend, gradient), weight)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@again
+def test_a_failed_backward_gives_parameters_their_hooks_back(backend: str, gradient: str) -> None:
+    field, seen = Plain(), []
+    weight = field.linear.weight
+    weight.register_hook(lambda g: seen.append(1))
+    loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
+    field.linear.forward = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        loss.backward()
+    del field.linear.forward
+    _gradient(field, _settings(backend, gradient), weight)
+    assert seen == [1]
+
+
+class Normalised(nn.Module):
+    """A field with running means, written in each evaluation of training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 3).double()
+        self.norm = nn.BatchNorm1d(3).double()
+        self.register_buffer("evaluations", torch.zeros(()))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        self.evaluations = self.evaluations + 1  # another tensor, not in place
+        return torch.tanh(self.linear(self.norm(y)))
+
+
+@again
+def test_running_means_do_not_depend_on_how_gradients_are_taken(
+    backend: str, gradient: str
+) -> None:
+    settings = SolverSettings(
+        backend=backend,
+        method="euler",
+        step_size=0.1,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+    field = Normalised()
+    loss = odeint(field, _start(), TIMES, settings).ys.sum()
+    before = {name: buffer.clone() for name, buffer in field.named_buffers()}
+    assert int(before["norm.num_batches_tracked"]) == 10
+    loss.backward()
+    torch.testing.assert_close(dict(field.named_buffers()), before, rtol=0, atol=0)
+    assert float(field.linear.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
+
+
+def _other(field: Plain, how: str) -> None:
+    if how == "float":
+        field.scale = 2.0
+    elif how == "tensor":
+        field.scale = torch.tensor(2.0).double()
+    else:
+        assert isinstance(field.scale, Tensor)
+        field.scale.fill_(2.0)
+
+
+@again
+@pytest.mark.parametrize("how", ["float", "tensor", "in place"])
+def test_an_attribute_that_has_changed_since_forward_is_noticed(
+    backend: str, gradient: str, how: str
+) -> None:
+    field = Plain()
+    if how == "in place":
+        field.scale = torch.tensor(1.0).double()
+    loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
+    _other(field, how)
+    with pytest.raises(RuntimeError, match="'scale' was changed between forward and backward"):
+        loss.backward()
+
+
+@again
+def test_what_evaluations_leave_behind_is_no_change(backend: str, gradient: str) -> None:
+    class Logged(Plain):
+        calls = 0
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            self.calls, self.last = self.calls + 1, y.detach()
+            return super().forward(t, y)
+
+    field, plain = Logged(), Plain()
+    settings = _settings(backend, gradient)
+    first = odeint(field, _start(), TIMES, settings).ys.square().sum()
+    (first + odeint(field, 2 * _start(), TIMES, settings).ys.square().sum()).backward()
+    weight = plain.linear.weight
+    wanted = sum(_gradient(plain, DIRECT, weight, k * _start()) for k in (1, 2))
+    torch.testing.assert_close(field.linear.weight.grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+class Called(nn.Module):
+    """A network as a field."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.net(y)
+
+
+@again
+def test_a_normalisation_that_goes_to_evaluation_before_backward_is_noticed(
+    backend: str, gradient: str
+) -> None:
+    settings = SolverSettings(
+        backend=backend,
+        method="euler",
+        step_size=0.1,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+    field = nn.Sequential(nn.BatchNorm1d(3).double(), nn.Linear(3, 3).double())
+    called = Called(field)
+    loss = odeint(called, _start(), TIMES, settings).ys.sum()
+    field.eval()
+    with pytest.raises(RuntimeError, match="between forward and backward"):
+        loss.backward()
+
+
+@again
+def test_a_buffer_that_was_replaced_twice_is_noticed(backend: str, gradient: str) -> None:
+    """A tensor made later may lie where the first one lay, and have its id."""
+
+    class Noisy(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("noise", torch.zeros(3).double())
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return super().forward(t, y) + self.noise
+
+    field, settings = Noisy(), _settings(backend, gradient)
+    for _ in range(10):
+        field.noise = torch.randn(3).double()
+        loss = odeint(field, _start(), TIMES, settings).ys.sum()
+        for _ in range(2):
+            field.noise = torch.randn(3).double()
+        with pytest.raises(RuntimeError, match="buffer of the field was replaced"):
+            loss.backward()
+
+
+@again
+def test_weights_cached_without_a_graph_are_refused(backend: str, gradient: str) -> None:
+    field, settings = Plain(), _settings(backend, gradient)
+    parametrizations.weight_norm(field.linear)
+    original = field.linear.parametrizations.weight.original1
+    wanted = _gradient(field, DIRECT, original)
+    with (
+        parametrize.cached(),
+        pytest.raises(RuntimeError, match=r"parametrize\.cached\(\), whose weights have no graph"),
+    ):
+        _gradient(field, settings, original)
+    torch.testing.assert_close(_gradient(field, settings, original), wanted, rtol=1e-4, atol=1e-5)
+
+
+@again
+@pytest.mark.parametrize("hide", [lambda net: net.__call__, lambda net: lambda t, y: net(t, y)])
+def test_a_field_that_hides_its_weights_is_refused_even_if_nothing_else_needs_a_gradient(
+    backend: str, gradient: str, hide: Callable[[nn.Module], Callable[..., Tensor]]
+) -> None:
+    field = hide(Plain())
+    with pytest.raises(RuntimeError, match="is no parameter of it"):
+        odeint(field, _start(), TIMES, _settings(backend, gradient))
+    with torch.no_grad():
+        odeint(field, _start(), TIMES, _settings(backend, gradient))
+
+
+@pytest.mark.parametrize("backend", ["torchdiffeq", "native"])
+def test_complex_weights_are_refused_by_the_adjoint_alone(backend: str) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([0.3 + 0.7j, -0.2 + 0.1j, 0.5j]).cdouble())
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return torch.tanh((self.w * y).real - (self.w.imag * y).square())
+
+    field = Turned()
+    with pytest.raises(ValueError, match="parameter of the field is complex"):
+        odeint(field, _start(), TIMES, _settings(backend, "adjoint"))
+    if backend == "native":
+        checkpoint = _settings(backend, "checkpoint")
+        wanted = _gradient(field, DIRECT, field.w)
+        torch.testing.assert_close(_gradient(field, checkpoint, field.w), wanted)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpoint", "adjoint"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_field_that_overwrites_its_state_is_refused(gradient: str, graph: bool) -> None:
+    field = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3).double())
+    y0 = _start()
+    with torch.set_grad_enabled(graph), pytest.raises(RuntimeError, match="inplace=False"):
+        odeint(lambda t, y: field(y), y0, TIMES, _settings("native", gradient))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_derivatives_in_forward_mode_are_those_of_the_flow(graph: bool) -> None:
+    def end(y0: Tensor) -> Tensor:
+        return odeint(lambda t, y: -y, y0, TIMES, DIRECT).ys[-1]
+
+    with torch.set_grad_enabled(graph):
+        _, tangent = torch.func.jvp(end, (_start(),), (torch.ones(4, 3).double(),))
+    torch.testing.assert_close(tangent, torch.full((4, 3), -1.0).double().exp(), rtol=1e-5, atol=0)
+
+
+@again
+def test_derivatives_in_forward_mode_are_refused_where_they_would_be_zero(
+    backend: str, gradient: str
+) -> None:
+    field = Plain()
+
+    def end(y0: Tensor) -> Tensor:
+        return odeint(field, y0, TIMES, _settings(backend, gradient)).ys[-1]
+
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Derivatives in forward mode"):
+        torch.func.jvp(end, (_start(),), (torch.ones(4, 3).double(),))
