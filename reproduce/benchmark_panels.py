@@ -44,7 +44,7 @@ def over_error(
 
 
 def by_size(records: Sequence[Record], labels: Sequence[str]) -> "Figure":
-    """Draw the time of a step at 1e-5 for every size, the fastest way of each library.
+    """Draw the time of a step at tolerance 1e-5 for every size, the fastest way of each library.
 
     Args:
         records: The rows.
@@ -70,7 +70,7 @@ def by_size(records: Sequence[Record], labels: Sequence[str]) -> "Figure":
         axes.set_xticks(range(len(labels)), [x.replace("_", "\n") for x in labels], fontsize=9)
         axes.set_yscale("log")
         plotting.plain_ticks(axes.yaxis)
-        axes.set_ylabel("training step (ms)")
+        axes.set_ylabel("training step at tolerance 1e-5 (ms)")
         axes.set_xlabel("problem, batch x state")
         plotting.legend(axes)
     return figure

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-FEWEST = 5  # rounds of which an interval can be told
+FEWEST = 6  # rounds of which an interval can be told
 PATIENCE = 180.0  # seconds for imports, compilation and all first calls of an alternative
 
 
@@ -44,6 +44,8 @@ class Plan:
         errors: Whether errors are measured against a reference.
         device: Where everything is, ``cpu`` or ``cuda``.
         patience: Most seconds in which an alternative must be ready.
+        cache: Folder in which TorchInductor keeps what it compiles; None is an empty one for each
+            process.
     """
 
     problem: str
@@ -57,6 +59,7 @@ class Plan:
     errors: bool = True
     device: str = "cpu"
     patience: float = PATIENCE
+    cache: str | None = None
 
 
 @dataclass
@@ -98,11 +101,11 @@ class Process:
             "reference": reference,
         }
         self._stderr = tempfile.TemporaryFile("w+")
-        # Empty, so that compilation takes what it takes the first time.
+        # Empty where nothing is said, so that compilation takes what it takes the first time.
         self._compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._running = subprocess.Popen(
             [sys.executable, "-m", "reproduce.contender", json.dumps(given)],
-            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._compiled.name},
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": plan.cache or self._compiled.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

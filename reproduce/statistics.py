@@ -76,6 +76,21 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(found.low), float(found.high))
 
 
+def median_interval(values: Sequence[float]) -> Interval:
+    """Return the median and the interval between two of the values that holds it with 95 %.
+
+    Nothing is assumed of how they are distributed, and an outlier moves neither. Of fewer than six
+    values no such interval exists; the range of all stands for it.
+    """
+    from scipy import stats
+
+    median = statistics.median(values)
+    if len(values) < 6:
+        return Interval(median, min(values), max(values))
+    found = stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+    return Interval(median, float(found.low), float(found.high))
+
+
 def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the difference of two means and Welch's interval, variances not assumed equal."""
     from scipy import stats

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reproduce.statistics import Interval, mean_interval
+from reproduce.statistics import Interval, median_interval
 
 
 def time_at(errors: Sequence[float], seconds: Sequence[float], error: float) -> float | None:
@@ -70,17 +70,16 @@ def ratio(one: Curve, other: Curve, error: float) -> Interval:
         error: The error.
 
     Returns:
-        The geometric mean over rounds with its 95 % t interval.
+        The median over rounds with its 95 % interval.
 
     Raises:
         ValueError: If one of them does not reach the error.
     """
-    logarithms = []
+    found = []
     rounds = zip(zip(*one.rounds, strict=True), zip(*other.rounds, strict=True), strict=True)
     for first, second in rounds:
         times = time_at(one.errors, first, error), time_at(other.errors, second, error)
         if times[0] is None or times[1] is None:
             raise ValueError(f"An error of {error:.2e} is not reached by both.")
-        logarithms.append(math.log(times[0] / times[1]))
-    found = mean_interval(logarithms)
-    return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
+        found.append(times[0] / times[1])
+    return median_interval(found)

@@ -14,6 +14,7 @@ from lightning_modules.solvers.base import (
 )
 from lightning_modules.solvers.captured import backend as captured_backend
 from lightning_modules.solvers.compiled import backend as compiled_backend
+from lightning_modules.solvers.factoring import is_factored
 from lightning_modules.solvers.importing import import_backend
 from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import (
@@ -58,6 +59,7 @@ __all__ = [
     "find_backend",
     "gradient_table",
     "import_backend",
+    "is_factored",
     "odeint",
     "register_backend",
     "unregister_backend",

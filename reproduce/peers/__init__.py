@@ -23,9 +23,9 @@ __all__ = [
 
 # Library -> the ways in which it takes gradients, or steps samples apart.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ours": ("direct", "checkpoint", "adjoint", "compiled", "captured", "tf32"),
-    "torchdiffeq": ("direct", "adjoint"),
-    "torchode": ("direct", "adjoint", "each"),
+    "ours": ("direct", "unfactored", "checkpoint", "adjoint", "compiled", "captured", "tf32"),
+    "torchdiffeq": ("direct", "adjoint", "compiled"),
+    "torchode": ("direct", "adjoint", "each", "compiled"),
     "torchdyn": ("direct", "adjoint"),
     "diffrax": ("recursive", "backsolve", "each"),
 }
@@ -49,8 +49,10 @@ def prepare(alternative: str, problem: Problem) -> Peer:
         raise ValueError(f"Unknown {alternative!r}. Choose one of {', '.join(ALTERNATIVES)}.")
     library, way = alternative.split("_")
     if library == "ours":
-        from reproduce.peers.ours import Captured, Compiled, Ours
+        from reproduce.peers.ours import Captured, Compiled, Ours, Unfactored
 
+        if way == "unfactored":
+            return Unfactored(problem)
         if way == "compiled":
             return Compiled(problem)
         if way in ("captured", "tf32"):

@@ -23,6 +23,8 @@ class TorchPeer(Peer):
         problem: The problem.
     """
 
+    fused = False  # whether evaluations by themselves are other than those of its solves
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._on_gpu = problem.times.is_cuda

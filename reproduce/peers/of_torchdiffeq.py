@@ -18,7 +18,7 @@ class Torchdiffeq(TorchPeer):
 
     Args:
         problem: The problem.
-        gradient: ``direct`` or ``adjoint``.
+        gradient: ``direct``, ``adjoint``, or ``compiled``: direct, the field by `torch.compile`.
 
     Raises:
         Skip: If torchdiffeq is not installed.
@@ -31,6 +31,8 @@ class Torchdiffeq(TorchPeer):
             raise Skip(f"torchdiffeq is not there ({error}). pip install torchdiffeq") from error
         super().__init__(problem)
         adjoint = gradient == "adjoint"
+        if gradient == "compiled":
+            problem.field.compile()
         self._odeint = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:

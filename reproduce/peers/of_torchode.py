@@ -28,12 +28,13 @@ def load() -> Any:
 
 
 class Torchode(TorchPeer):
-    """dopri5 with the integral controller, as the others have it, without TorchScript.
+    """dopri5 with the integral controller, as the others have it.
 
     Args:
         problem: The problem.
         gradient: ``direct`` takes the whole batch as one sample, ``adjoint`` solves it back so;
-            ``each`` solves every sample apart and differentiates directly.
+            ``each`` solves every sample apart and differentiates directly; ``compiled`` is
+            ``direct`` with the solver by `torch.compile`, as its documentation has it.
 
     Raises:
         Skip: If torchode is not installed or the field takes no time of each sample.
@@ -46,24 +47,23 @@ class Torchode(TorchPeer):
         super().__init__(problem)
         self._kind = gradient
         self._stats: dict[str, Any] = {}
+        self._controller: Any = None
+        self._compiled: Any = None
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
         """Return the states at ``times``."""
         library, shape = self._torchode, y0.shape
         samples = len(y0) if self._kind == "each" else 1
-        term = library.ODETerm(_on_rows(field, shape, samples))
-        controller = library.IntegralController(atol=tolerance, rtol=tolerance, term=term)
-        method = library.Dopri5(term=term)
-        if self._kind == "adjoint":
-            # Its parameters are those of the module that it is given.
-            solver = library.JointBacksolveAdjoint(term, method, controller)
+        if self._compiled is None:
+            solve = self._solver(_on_rows(field, shape, samples), tolerance).solve
+            if self._kind == "compiled":
+                import torch
+
+                solve = self._compiled = torch.compile(solve)
         else:
-            solver = library.AutoDiffAdjoint(
-                method,
-                controller,
-                max_steps=MAX_STEPS,
-                backprop_through_step_size_control=False,
-            )
+            solve = self._compiled
+            for name in ("atol", "rtol"):  # buffers, so that nothing is compiled anew
+                getattr(self._controller, name).fill_(tolerance)
         ask = times.expand(samples, -1) if len(times) > 2 else None
         problem = library.InitialValueProblem(
             y0=y0.reshape(samples, -1),
@@ -71,7 +71,7 @@ class Torchode(TorchPeer):
             t_end=times[-1].expand(samples),
             t_eval=ask,
         )
-        solution = solver.solve(problem)
+        solution = solve(problem)
         if bool((solution.status != 0).any()):
             raise RuntimeError(f"torchode stopped with status {int(solution.status.max())}.")
         self._stats = solution.stats
@@ -82,9 +82,30 @@ class Torchode(TorchPeer):
 
         return torch.cat([y0.unsqueeze(0), ys])
 
+    def _solver(self, field: nn.Module, tolerance: float) -> Any:
+        library = self._torchode
+        term = library.ODETerm(field)
+        controller = library.IntegralController(atol=tolerance, rtol=tolerance, term=term)
+        self._controller = controller
+        method = library.Dopri5(term=term)
+        if self._kind == "adjoint":
+            # Its parameters are those of the module that it is given.
+            return library.JointBacksolveAdjoint(term, method, controller)
+        return library.AutoDiffAdjoint(
+            method, controller, max_steps=MAX_STEPS, backprop_through_step_size_control=False
+        )
+
     def counts(self, tolerance: float) -> Counts:
-        """Return what the solution says of its steps, and count evaluations."""
-        counted = super().counts(tolerance)
+        """Return what the solution says of its steps, and count evaluations.
+
+        Of what is compiled nothing is counted, which would compile it anew.
+        """
+        if self._kind == "compiled":
+            self.forward(tolerance)
+            taken = float(self._stats["n_steps"].max())
+            counted = Counts(taken, None, 2 + 6 * taken, None)
+        else:
+            counted = super().counts(tolerance)
         steps, accepted = self._stats["n_steps"], self._stats["n_accepted"]
         most = int(steps.argmax())
         rejected = float(steps[most] - accepted[most])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_modules.solvers import SolverSettings, collect_stats, odeint
+from lightning_modules.solvers import SolverSettings, collect_stats, is_factored, odeint
 from reproduce.peers.base import MAX_STEPS, Counts, Skip
 from reproduce.peers.in_torch import TorchPeer
 from reproduce.precision import allow_tf32
@@ -40,6 +40,7 @@ class Ours(TorchPeer):
     def __init__(self, problem: Problem, gradient: Gradient, backend: str = "native") -> None:
         super().__init__(problem)
         self._gradient, self._backend = gradient, backend
+        self.fused = gradient == "direct" and is_factored(problem.field)
         # A field that is solved natively after all is a failed row, not the native backend's time.
         warnings.filterwarnings("error", message=".* is solved step by step")
 
@@ -63,6 +64,39 @@ class Ours(TorchPeer):
         return Counts(stats.steps, stats.steps_rejected, stats.nfe_forward, stats.nfe_backward)
 
 
+class Unfactored(Ours):
+    """Direct gradients of a field that is called like any other, although its parts are known.
+
+    Args:
+        problem: The problem.
+
+    Raises:
+        Skip: If its field has no known parts: then it is ``direct``.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        if not is_factored(problem.field):
+            raise Skip("the field has no parts that are known: this is direct")
+        super().__init__(problem, "direct")
+        self.fused = False
+
+    def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
+        """Return the states at ``times``."""
+        return super().solve(_Called(field), y0, times, tolerance)
+
+
+class _Called(nn.Module):
+    """A field of which nothing is known."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.field(t, y)
+        return out
+
+
 class Compiled(Ours):
     """Solves that are compiled for the CPU.
 
@@ -77,6 +111,7 @@ class Compiled(Ours):
         if problem.times.is_cuda:
             raise Skip("it compiles for CPUs")
         super().__init__(problem, "checkpoint", "compiled")
+        self.fused = True
 
     def memory(self, tolerance: float) -> None:
         """Return nothing: no tensor within compiled functions is seen."""

@@ -63,7 +63,7 @@ def test_one_seed_shows_no_cause_and_several_say_which() -> None:
 
 def test_the_table_has_means_intervals_and_differences() -> None:
     shown = table2_sweep.table(_rows(SEVERAL))
-    assert shown.loc["base", "latent_ode"] == "0.550 ± 0.124, n = 3 [0.550]"
+    assert shown.loc["base", "latent_ode"] == "0.550 ± 0.050, n = 3 [0.550]"
     assert shown.loc["units_100", "latent_ode against base"].startswith("-0.470 (")
     assert shown.loc["fast", "latent_ode"] == "0.500 [0.500]"
     single = table2_sweep.table(_rows({BASE: [0.5], "base-rnn": [0.1]}))

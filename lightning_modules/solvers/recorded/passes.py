@@ -86,12 +86,13 @@ class Planned:
         walked = _walked(self.found, counted, y0, times, settings, stats, keep=True)
         if walked is None:
             return Eager(problem).forward(y0, times)
+        solved = Solved({}, writes=False)  # what is recorded writes nothing, and keeps attributes
         try:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-        # Nothing that is recorded writes anything; but backward may have to go step by step.
-        solved = Solved(Surroundings.of(problem.source).attributes, writes=False)
+            # Backward will go step by step, by what the field is then.
+            solved = Solved(Surroundings.of(problem.source).attributes, writes=False)
         return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, solved)
 
     def backward(
