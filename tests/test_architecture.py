@@ -141,6 +141,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.contender": ("reproduce.peers", "reproduce.precision", "reproduce.problems"),
     "reproduce.contest": (),
     "reproduce.work_precision": ("reproduce.statistics",),
+    "reproduce.benchmark_rows": (
+        "reproduce.contest",
+        "reproduce.statistics",
+        "reproduce.timing",
+        "reproduce.work_precision",
+    ),
     "reproduce.point": (
         "lightning_modules",
         "reproduce.allocator",
@@ -347,6 +353,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.sensitivities",
         "reproduce.statistics",
         "reproduce.benchmark_panels",
+        "reproduce.benchmark_rows",
         "reproduce.sweep_panels",
         "reproduce.sweep_results",
         "reproduce.toy_paths",

@@ -89,6 +89,8 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from reproduce import benchmark_rows
+from reproduce.benchmark_rows import MARK
 from reproduce.contest import FEWEST
 from reproduce.context import Context, Profile
 from reproduce.records import Failed, Record
@@ -99,26 +101,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from reproduce.contest import Outcome, Plan
-    from reproduce.statistics import Interval
+    from reproduce.contest import Plan
 
 PROTOCOL = 3
 TRAINS = False
 SETTABLE = True
 SELECTS = True
-MARK = 1e-5
 # What stands for ours: not compiled where a training would wait for that and gain nothing.
 OURS = {"odenet": "ours_checkpoint", "latent": "ours_direct"}
 OURS_ELSEWHERE = "ours_compiled"
 OURS_ON_GPU = "ours_captured"
 OURS_LACKING = "ours_direct"  # where what stands for ours was not measured
-# Problems of which a mark is judged, against which library, and in how many sessions.
-MARKED = {"cnf": "diffrax", "latent": "diffrax", "spiral": "diffrax"}
-SESSION: dict[str, Any] = {"rounds": FEWEST, "seconds": 20.0}
-# What of an alternative is compared at equal error of what.
-ERRORS = {"forward": "error", "step": "gradient_error"}
-# What is kept of every tolerance; the rest is of MARK alone.
-EVERYWHERE = ("steps", "error", "gradient_error", "forward_ms", "step_ms")
 
 _SMALL = {"linear": {"batch": 8}, "spiral": {"batch": 4}}
 _ALL: dict[str, dict[str, Any]] = {
@@ -221,8 +214,9 @@ def run(ctx: Context) -> list[Record]:
             with TemporaryDirectory(ignore_cleanup_errors=True) as cache:
                 kept = replace(plan, cache=cache)
                 outcome = contest.hold(kept)
-                values = _values(label, plan, outcome)
-                values |= _of_sessions(label, kept, outcome, values, sessions)
+                ours = _ours(label, outcome.told)
+                values = benchmark_rows.values(label, ours, plan, outcome)
+                values |= benchmark_rows.of_sessions(label, ours, kept, outcome, values, sessions)
             settings = {**vars(plan), "peers": _versions(), "sessions": sessions}
             del settings["cache"]
             name = {alternative: f"{label}_{alternative}" for alternative in plan.alternatives}
@@ -258,7 +252,8 @@ def _which(values: Mapping[tuple[str, str], float], label: str, work: str) -> di
     """Return one line: who is fastest, our time, and every library's over it."""
     from reproduce.peers import LIBRARIES
 
-    own = values.get((f"{label}_{_stood(values, label, work)}", f"{work}_ms_{_key(MARK)}"))
+    stood = f"{label}_{_stood(values, label, work)}"
+    own = values.get((stood, f"{work}_ms_{benchmark_rows.key(MARK)}"))
     found = {name: values.get((f"{label}_vs_{name}", f"{work}_ratio")) for name in LIBRARIES}
     times = {"ours": 1.0} | {name: 1 / ratio for name, ratio in found.items() if ratio}
     cells = {name: f"{times[name]:.2f}" for name in times if name != "ours"}
@@ -468,143 +463,6 @@ def _ours(label: str, measured: Collection[str]) -> str:
     if OURS_ON_GPU in measured:
         return OURS_ON_GPU
     return chosen if chosen in measured else OURS_LACKING
-
-
-def _values(label: str, plan: "Plan", outcome: "Outcome") -> dict[str, dict[str, float]]:
-    """Return all rows of a problem."""
-    rows = {f"{label}_{name}": _of_alternative(name, plan, outcome) for name in outcome.told}
-    ours = _ours(label, outcome.told)
-    if plan.errors and ours in outcome.told:
-        versus: dict[str, dict[str, float]] = {}
-        for name in outcome.told:
-            if name == ours:
-                continue
-            compared = _compared(ours, name, plan, outcome)
-            rows[f"{label}_{name}"] |= compared
-            library = name.split("_")[0]
-            if library != "ours":
-                _keep_best(versus.setdefault(f"{label}_vs_{library}", {}), compared)
-        rows |= versus
-    return rows
-
-
-def _of_alternative(name: str, plan: "Plan", outcome: "Outcome") -> dict[str, float]:
-    from reproduce.timing import Timing
-
-    told = outcome.told[name]
-    field = Timing(tuple(outcome.seconds[name, "field", plan.tolerances[0]])).median
-    found = {
-        "rounds": float(len(outcome.seconds[name, "step", plan.tolerances[-1]])),
-        "first_forward_s": told["first_forward_s"],
-        "first_step_s": told["first_step_s"],
-        "field_ms": 1e3 * field,
-    }
-    if told["memory_mib"] is not None:
-        found["memory_mib"] = told["memory_mib"]
-    for tolerance, counts in zip(plan.tolerances, told["tolerances"], strict=True):
-        key, shown = _key(tolerance), {**counts}
-        for work in ("forward", "step"):
-            timing = Timing(tuple(outcome.seconds[name, work, tolerance]))
-            shown[f"{work}_ms"] = 1e3 * timing.median
-            shown[f"{work}_spread"] = 1e3 * timing.spread
-        if not told["fused"]:
-            loop = shown["forward_ms"] - counts["nfe_forward"] * found["field_ms"]
-            shown["loop_ms"] = loop / counts["steps"]
-        kept = [metric for metric in shown if tolerance == MARK or metric in EVERYWHERE]
-        found |= {f"{metric}_{key}": shown[metric] for metric in kept}
-    return found
-
-
-def _compared(own: str, name: str, plan: "Plan", outcome: "Outcome") -> dict[str, float]:
-    """Return the ratios of ours to an alternative at equal error."""
-    found: dict[str, float] = {}
-    for work in ERRORS:
-        ratio, error = _ratio(work, own, name, plan, outcome, outcome)
-        found |= {
-            f"{work}_ratio": ratio.value,
-            f"{work}_ratio_low": ratio.low,
-            f"{work}_ratio_high": ratio.high,
-            f"{work}_ratio_error": error,
-        }
-    return found
-
-
-def _ratio(
-    work: str, own: str, name: str, plan: "Plan", told: "Outcome", timed: "Outcome"
-) -> "tuple[Interval, float]":
-    """Return the ratio of ours to an alternative, and the error at which it is taken.
-
-    Args:
-        work: ``forward`` or ``step``.
-        own: Ours.
-        name: The alternative.
-        plan: The tolerances.
-        told: Has the errors.
-        timed: Has the times.
-    """
-    from reproduce import work_precision
-
-    ours, theirs = (
-        work_precision.Curve(
-            [at[ERRORS[work]] for at in told.told[one]["tolerances"]],
-            [timed.seconds[one, work, tolerance] for tolerance in plan.tolerances],
-        )
-        for one in (own, name)
-    )
-    wanted = ours.errors[list(plan.tolerances).index(MARK)]
-    error = work_precision.common_error(ours, theirs, wanted)
-    return work_precision.ratio(ours, theirs, error), error
-
-
-def _of_sessions(
-    label: str,
-    plan: "Plan",
-    outcome: "Outcome",
-    values: Mapping[str, Mapping[str, float]],
-    sessions: int,
-) -> dict[str, dict[str, float]]:
-    """Return the row of a marked problem's library, with its ratio from session to session.
-
-    Each session has new processes of ours and of the library's best way. The interval is that of
-    the mean over sessions, of the logarithms of their medians.
-    """
-    from reproduce import contest
-    from reproduce.statistics import mean_interval
-
-    library, ours = MARKED.get(label, ""), _ours(label, outcome.told)
-    row = f"{label}_vs_{library}"
-    if not sessions or row not in values or ours not in outcome.told:
-        return {}
-    ways = [name for name in outcome.told if name.startswith(f"{library}_")]
-    best = max(ways, key=lambda name: values[f"{label}_{name}"]["step_ratio"])
-    logarithms = []
-    for _ in range(sessions):
-        again = contest.hold(replace(plan, alternatives=(ours, best), errors=False, **SESSION))
-        if not {ours, best} <= again.told.keys():
-            continue
-        ratio, _ = _ratio("step", ours, best, plan, outcome, again)
-        logarithms.append(math.log(ratio.value))
-    if not logarithms:
-        return {}
-    found = mean_interval(logarithms)
-    told = {
-        "sessions": float(len(logarithms)),
-        "step_ratio_sessions": math.exp(found.value),
-        "step_ratio_sessions_low": math.exp(found.low),
-        "step_ratio_sessions_high": math.exp(found.high),
-    }
-    return {row: {**values[row], **told}}
-
-
-def _keep_best(best: dict[str, float], compared: Mapping[str, float]) -> None:
-    """Keep, of each work, the ratio to the alternative that is fastest."""
-    for work in ("forward", "step"):
-        if compared[f"{work}_ratio"] > best.get(f"{work}_ratio", 0.0):
-            best |= {k: v for k, v in compared.items() if k.startswith(f"{work}_ratio")}
-
-
-def _key(tolerance: float) -> str:
-    return f"{tolerance:.0e}".replace("e-0", "e-")
 
 
 def _budget(plan: "Plan") -> str:
