@@ -375,6 +375,7 @@ def test_the_readmes_numbers_of_the_demonstrations_are_the_shipped_ones() -> Non
     million = {(r.row, r.metric): r.value for r in steps}
     assert f"need {million['direct', 'needs_1000000']:.0f} GiB by back-propagation" in text
     assert f"{million['checkpoint', 'needs_1000000']:.0f} GiB by checkpoints" in text
+    assert f"needs {million['direct_small', 'needs_1000000']:.1f} GiB, which" in text
     assert f"the adjoint takes {million['adjoint', 'memory_1000000']:.1f} MiB" in text
     found = records.read(results / "springs" / "short.csv")
     horizons = {
@@ -388,8 +389,8 @@ def test_the_readmes_numbers_of_the_demonstrations_are_the_shipped_ones() -> Non
     least, most = min(horizons["neural_ode"]), max(horizons["neural_ode"])
     assert f"from {least:.1f} to {most:.0f}." in text
     fields = records.read(results / "toy_field" / "short.csv")
-    share = next(r.value for r in fields if (r.row, r.metric) == ("cycle", "share"))
-    assert f"one draw in {1 / share:.0f} " in text
+    cycles = next(r.value for r in fields if (r.row, r.metric) == ("cycle", "count_later"))
+    assert f"{cycles / 10:.0f} of 100 draws end in a limit cycle" in text
 
 
 def test_without_a_display_the_figure_is_named_and_the_command_ends(
