@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from reproduce import contest, work_precision
 from reproduce.contest import FEWEST, Outcome, Plan
@@ -15,9 +14,8 @@ from reproduce.timing import Timing
 Rows = dict[str, dict[str, float]]
 
 MARK = 1e-5  # the tolerance of ours at whose error libraries are compared
-# Problems of which a mark is judged, against which library, and what a session measures.
+# Problems of which a mark is judged, and against which library.
 MARKED = {"cnf": "diffrax", "latent": "diffrax", "spiral": "diffrax"}
-SESSION: dict[str, Any] = {"rounds": FEWEST, "seconds": 20.0}
 # What of an alternative is compared at equal error of what.
 ERRORS = {"forward": "error", "step": "gradient_error"}
 # What is kept of every tolerance; the rest is of MARK alone.
@@ -141,13 +139,11 @@ def of_sessions(
     best = max(ways, key=lambda name: rows[f"{label}_{name}"]["step_ratio"])
     logarithms = []
     for _ in range(sessions):
-        again = contest.hold(replace(plan, alternatives=(ours, best), errors=False, **SESSION))
+        again = contest.hold(replace(plan, alternatives=(ours, best), errors=False, rounds=FEWEST))
         if not {ours, best} <= again.told.keys():
-            continue
+            return {}  # fewer than was said before are no mark's
         ratio, _ = _ratio("step", ours, best, plan, outcome, again)
         logarithms.append(math.log(ratio.value))
-    if not logarithms:
-        return {}
     found = mean_interval(logarithms)
     told = {
         "sessions": float(len(logarithms)),

@@ -44,8 +44,8 @@ class Plan:
         errors: Whether errors are measured against a reference.
         device: Where everything is, ``cpu`` or ``cuda``.
         patience: Most seconds in which an alternative must be ready.
-        cache: Folder in which TorchInductor keeps what it compiles; None is an empty one for each
-            process.
+        cache: Folder in which TorchInductor keeps what it compiles, of each alternative apart;
+            None is an empty one for each process.
     """
 
     problem: str
@@ -90,9 +90,10 @@ class Process:
     Args:
         plan: What it is given.
         reference: File of the reference; None if there is none.
+        alternative: What it will be asked for.
     """
 
-    def __init__(self, plan: Plan, reference: str | None) -> None:
+    def __init__(self, plan: Plan, reference: str | None, alternative: str = "") -> None:
         given = {
             "problem": plan.problem,
             "sizes": dict(plan.sizes),
@@ -101,11 +102,12 @@ class Process:
             "reference": reference,
         }
         self._stderr = tempfile.TemporaryFile("w+")
-        # Empty where nothing is said, so that compilation takes what it takes the first time.
+        # Empty at first, so that compilation takes what it takes the first time.
         self._compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        cache = Path(plan.cache or self._compiled.name, alternative)
         self._running = subprocess.Popen(
             [sys.executable, "-m", "reproduce.contender", json.dumps(given)],
-            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": plan.cache or self._compiled.name},
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -171,7 +173,7 @@ def hold(plan: Plan) -> Outcome:
                 return outcome
         ready = {}
         for alternative in plan.alternatives:
-            process = stack.enter_context(Process(plan, reference))
+            process = stack.enter_context(Process(plan, reference, alternative))
             tolerances = list(plan.tolerances)
             told = _asked(
                 process,

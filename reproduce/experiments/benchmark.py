@@ -15,7 +15,7 @@ Rules, stated before the first number of this protocol; the last of them says wh
   for trainings) and number of threads, to which XLA's pool is held too.
 - A process of its own for every alternative; rounds go through all of them in turn, beginning
   with another one each time, and only one works at any time. One round before is not timed. After
-  `seconds` for a problem no further round begins, but there are five of each (`rounds`). A
+  `seconds` for a problem no further round begins, but there are six of each (`rounds`). A
   measurement repeats its call for at least `least` seconds and waits for the result.
 - The first two calls, and with them compilation, are apart (`first_…_s`): diffrax and what is
   compiled for torch, ours at the second. Nothing that was compiled before is on the disk.
@@ -44,9 +44,9 @@ Rules, stated before the first number of this protocol; the last of them says wh
   called through a slow path (small solves took it a third longer), that XLA's own convolution is
   slow, and that nothing for torch was compiled but ours.
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
-  tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of ours compiled
-  or captured, nor the loop of ours compiled or direct with parts, whose evaluations by themselves
-  are others. On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
+  tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of what is compiled
+  for torch or captured, nor the loop of ours or torchode compiled or of ours direct with parts,
+  whose evaluations by themselves are others. On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
 - What bounds ours compiled: `compiled_share`, the part of a step within compiled functions, and
   `bare_share`, that of a step whose solve and its way back cost nothing (loss, autograd, update).
   The rest is Python around the solve.
@@ -180,7 +180,7 @@ PROFILES = {
             "sizes": _SIZES | {"odenet": ([1],)},
             "tolerances": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7],
             "rounds": 12,
-            "seconds": 90.0,
+            "seconds": 60.0,
             "least": 0.05,
             "sessions": 5,
         },

@@ -46,6 +46,7 @@ class Torchode(TorchPeer):
             raise Skip("the field takes one time for the whole batch")
         super().__init__(problem)
         self._kind = gradient
+        self.fused = gradient == "compiled"
         self._stats: dict[str, Any] = {}
         self._controller: Any = None
         self._compiled: Any = None
@@ -81,6 +82,10 @@ class Torchode(TorchPeer):
         import torch
 
         return torch.cat([y0.unsqueeze(0), ys])
+
+    def memory(self, tolerance: float) -> float | None:
+        """Return the peak as others do; nothing of what is compiled, where no tensor is seen."""
+        return None if self.fused else super().memory(tolerance)
 
     def _solver(self, field: nn.Module, tolerance: float) -> Any:
         library = self._torchode
