@@ -46,7 +46,8 @@ Rules, stated before the first number of this protocol; the last of them says wh
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
   tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of what is compiled
   for torch or captured, nor the loop of ours or torchode compiled or of ours direct with parts,
-  whose evaluations by themselves are others. On a GPU one evaluation of ours captured is one of many in a graph, as in its solve.
+  whose evaluations by themselves are others. On a GPU one evaluation of ours captured is one of
+  many in a graph, as in its solve.
 - What bounds ours compiled: `compiled_share`, the part of a step within compiled functions, and
   `bare_share`, that of a step whose solve and its way back cost nothing (loss, autograd, update).
   The rest is Python around the solve.
