@@ -1,6 +1,7 @@
 """Intervals over seeds, and how many seeds would make them narrow enough.
 
-All intervals are two-sided, of 95 %, under normally distributed values. SciPy computes them.
+All intervals are two-sided, of 95 %, and but for that of a median under normally distributed
+values. SciPy computes them.
 """
 
 from __future__ import annotations

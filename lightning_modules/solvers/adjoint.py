@@ -38,7 +38,7 @@ def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
         the parameters. Backward keeps these states and nothing else of the forward solve.
     """
     parameters = problem.parameters()
-    if any(p.is_complex() for p in parameters):
+    if torch.is_grad_enabled() and any(p.is_complex() for p in parameters):
         raise ValueError(
             "A parameter of the field is complex; the adjoint carries real numbers and would lose "
             "its imaginary part. Use gradient='checkpoint' or 'direct'."
@@ -75,8 +75,9 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once(
-        'gradient="adjoint" is differentiable once. Take gradient="direct" with the backend '
-        "torchdiffeq or native."
+        'gradient="adjoint" is differentiable once. Take gradient="direct", with another backend '
+        "than scipy; a field that knows its parts is given as a function then, "
+        "lambda t, y: field(t, y)."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *_ = ctx.saved_tensors

@@ -128,8 +128,8 @@ class _Checkpoint(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once(
-        'gradient="checkpoint" is differentiable once. Take gradient="direct" on a backend that '
-        "does not write out its backward pass, such as torchdiffeq or native."
+        'gradient="checkpoint" is differentiable once. Take gradient="direct"; a field that knows '
+        "its parts is given as a function then, lambda t, y: field(t, y)."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors

@@ -21,7 +21,7 @@ from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.replay import check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
-from lightning_modules.solvers.surroundings import without_hooks
+from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
 
@@ -159,8 +159,10 @@ class _Factored(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         ctx.problem, ctx.field, ctx.parameters, ctx.tape = problem, field, parameters, []
+        before = Surroundings.of(field)
         ys = _forward(problem, field, y0, times, ctx.tape)
         ctx.buffers = versions(problem)
+        ctx.solved = Solved.between(before, Surroundings.of(field))
         # Saved, not kept: this notices changes made in place and a second backward.
         ctx.save_for_backward(y0, *parameters)
         return torch.stack(ys)
@@ -176,7 +178,7 @@ class _Factored(torch.autograd.Function):
         pullbacks = _Pullbacks(ctx.field, ctx.tape)
         sweep = StagedSweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)
         alone = torch.autocast(y0.device.type, enabled=False)
-        with alone, without_hooks(ctx.parameters):
+        with alone, again(ctx.field, ctx.parameters, ctx.solved):
             steps = [tape.step for tape in ctx.tape]
             grad_y0 = sweep.run(steps, grad_ys.reshape(len(grad_ys), -1))
             gradients = pullbacks.gradients(ctx.parameters)

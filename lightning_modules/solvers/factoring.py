@@ -1,6 +1,7 @@
 """Which fields are solved by their parts."""
 
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -20,10 +21,9 @@ def is_factored(field: object) -> bool:
     """
     if not isinstance(field, FactoredField) or has_tangents():
         return False
-    called = "forward" if isinstance(field, nn.Module) else "__call__"
-    if called in getattr(field, "__dict__", ()) or not _tells(type(field), called):
-        return False
-    return not isinstance(field, nn.Module) or all(map(_is_plain, field.modules()))
+    if not isinstance(field, nn.Module):
+        return "__call__" not in getattr(field, "__dict__", ()) and _tells(type(field), "__call__")
+    return all(map(_is_plain, field.modules()))
 
 
 @lru_cache(maxsize=256)
@@ -33,16 +33,18 @@ def _tells(kind: type, called: str) -> bool:
 
 
 def _depth(kind: type, name: str) -> int:
-    """Return how many classes up ``name`` is defined."""
-    return next(n for n, base in enumerate(kind.__mro__) if name in vars(base))
+    """Return how many classes up ``name`` is defined, more than there are if in none."""
+    depths = (n for n, base in enumerate(kind.__mro__) if name in vars(base))
+    return next(depths, len(kind.__mro__))
 
 
 def _is_plain(part: nn.Module) -> bool:
     own = part.__dict__
     if any(own[hooks] for hooks in HOOKS):
         return False
-    if hasattr(part, "slope") and not _tells(type(part), "forward"):  # type: ignore[arg-type]
-        return False  # a factored field that this one is made of
+    kind: Any = type(part)
+    if hasattr(part, "slope") and isinstance(part, FactoredField):
+        return "forward" not in own and _tells(kind, "forward")
     if not isinstance(part, nn.Linear):
         return True
-    return type(part).forward is nn.Linear.forward and "forward" not in own
+    return "forward" not in own and kind.forward is nn.Linear.forward

@@ -54,10 +54,8 @@ class OnTensors(Recordable):
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
-        if self.layout is not None:
-            return self._on_tuple(self.layout, t, y)
         before = 0 if y.is_inference() else y._version
-        dy = self.source(t, y)
+        dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
         if before != (0 if y.is_inference() else y._version):
             raise RuntimeError(
                 "The field changes its state in place, which the solver still needs. Begin it "

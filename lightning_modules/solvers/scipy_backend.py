@@ -63,13 +63,20 @@ def solve(
             f"lsoda was given a state of {y0.numel():,} numbers; it allocates their square and is "
             f"offered up to {LARGEST_LSODA:,}. Choose method='vode_adams', which allocates 16 n."
         )
+    with _alone():
+        return _solve(field, y0, times, settings, stats)
+
+
+def _solve(
+    field: TensorField, y0: Tensor, times: Tensor, settings: SolverSettings, stats: SolveStats
+) -> Tensor:
     host = _Host(field, y0)
     integrator = _integrator(host, y0, times, settings)
     before = (stats.steps_accepted, stats.steps_rejected)
     found = [y0]
     for time in times.double().tolist()[1:]:
         integrator._integrator.iwork[_STEP_LIMIT] = max(settings.max_steps - stats.steps, 1)
-        with warnings.catch_warnings(), _alone():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # failures become SolverFailed below
             vector = integrator.integrate(time)
         host.raise_what_the_field_raised()
@@ -85,7 +92,11 @@ def solve(
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Refuse a solve within a field that SciPy is solving: these codes keep global state."""
+    """Let one thread in at a time, since these codes keep global state.
+
+    Raises:
+        RuntimeError: If this is a solve within a field that SciPy is solving.
+    """
     if getattr(_running, "here", False):
         raise RuntimeError(
             "SciPy's codes cannot solve within a field that they are solving. Give the inner "

@@ -29,6 +29,7 @@ from lightning_modules.solvers.registry import (
     find_backend,
 )
 from lightning_modules.solvers.state import Layout, check_finite, has_tangents, rms
+from lightning_modules.solvers.surroundings import unwritten
 
 
 def odeint(
@@ -133,7 +134,12 @@ def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
         )
     if not torch.is_grad_enabled() or y0.requires_grad or times.requires_grad:
         return
-    if not problem.parameters() and problem.field(times[0], y0).requires_grad:
+    source = problem.source
+    if isinstance(source, nn.Module) and any(p.requires_grad for p in source.parameters()):
+        return  # as a rule the first does, so that not all are looked at
+    with unwritten(source):
+        slope = problem.field(times[0], y0)
+    if slope.requires_grad:
         raise RuntimeError(
             "The field uses a tensor that requires a gradient and is no parameter of it, so "
             f"gradient={gradient!r} would drop that gradient. Pass an nn.Module that owns it, "

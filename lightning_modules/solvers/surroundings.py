@@ -28,17 +28,21 @@ class Surroundings:
         attributes: Numbers, texts and tensors that are no buffers; of a tensor also how often it
             was written to.
         buffers: All buffers, alike.
+        training: Whether any module of it is in training.
     """
 
     attributes: dict[_Name, tuple[object, int]]
     buffers: dict[_Name, tuple[object, int]]
+    training: bool
 
     @classmethod
     def of(cls, field: object) -> "Surroundings":
         """Look at a field; what is no module has nothing to look at."""
         attributes: dict[_Name, tuple[object, int]] = {}
         buffers: dict[_Name, tuple[object, int]] = {}
+        training = False
         for part in field.modules() if isinstance(field, nn.Module) else ():
+            training |= part.training
             for name, buffer in part._buffers.items():
                 if buffer is not None:
                     buffers[id(part), name] = buffer, _version(buffer)
@@ -49,7 +53,7 @@ class Surroundings:
                     attributes[id(part), name] = value, 0
             if isinstance(part, _NormBase | _DropoutNd):
                 attributes[id(part), "training"] = part.training, 0
-        return cls(attributes, buffers)
+        return cls(attributes, buffers, training)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Solved:
 
     Args:
         given: Attributes that the field's evaluations only read.
-        writes: Whether they write buffers.
+        writes: Whether they write buffers, or may: functions such as ``F.batch_norm`` write
+            without counting it.
     """
 
     given: dict[_Name, tuple[object, int]]
@@ -66,13 +71,14 @@ class Solved:
 
     @classmethod
     def between(cls, before: Surroundings, after: Surroundings) -> "Solved":
-        """Compare what there was before a solve and after it."""
+        """Compare what there was before a solve and after it, while the field was in training."""
         given = {
             name: value
             for name, value in after.attributes.items()
             if _same(before.attributes.get(name), value)
         }
-        return cls(given, _differ(before.buffers, after.buffers))
+        may = bool(after.buffers) and after.training
+        return cls(given, may or _differ(before, after))
 
 
 @contextmanager
@@ -96,13 +102,16 @@ def again(field: object, parameters: Sequence[Tensor], solved: Solved) -> Iterat
             "the field again and would meet another one. Run backward first, make it part of the "
             "state, or use gradient='direct'."
         )
-    with without_hooks(parameters), _unwritten(field if solved.writes else None):
+    with _without_hooks(parameters), unwritten(field if solved.writes else None):
         yield
 
 
 @contextmanager
-def without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Keep the hooks of parameters from the parts of a gradient; they are called for the sum."""
+def _without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Keep the hooks of parameters from the parts of a gradient; they are called for the sum.
+
+    Two threads must not go back through the same parameters at once if those have hooks.
+    """
     hooked = [p for p in parameters if p._backward_hooks]
     kept = [dict(p._backward_hooks) for p in hooked if p._backward_hooks]
     for p in hooked:
@@ -117,7 +126,7 @@ def without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _unwritten(field: object) -> Iterator[None]:
+def unwritten(field: object) -> Iterator[None]:
     """Put back what is written to a module's buffers, as if nobody had."""
     there = [
         (part._buffers, name, buffer, buffer.clone())
@@ -152,11 +161,10 @@ def _same(one: tuple[object, int] | None, other: tuple[object, int] | None) -> b
     return type(one[0]) is type(other[0]) and one[0] == other[0]
 
 
-def _differ(
-    before: dict[_Name, tuple[object, int]], after: dict[_Name, tuple[object, int]]
-) -> bool:
-    return before.keys() != after.keys() or not all(
-        _same(value, after[name]) for name, value in before.items()
+def _differ(before: Surroundings, after: Surroundings) -> bool:
+    first, second = before.buffers, after.buffers
+    return first.keys() != second.keys() or not all(
+        _same(value, second[name]) for name, value in first.items()
     )
 
 

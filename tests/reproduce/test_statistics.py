@@ -22,6 +22,23 @@ def test_the_interval_of_a_mean_is_the_t_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((3, 3 - half, 3 + half))
 
 
+@pytest.mark.parametrize(("n", "first", "last"), [(6, 1, 6), (12, 3, 10), (20, 6, 15)])
+def test_a_medians_interval_lies_between_two_of_the_values(n: int, first: int, last: int) -> None:
+    values = [float(k) ** 2 for k in range(1, n + 1)]
+    random.Random(0).shuffle(values)
+    found = statistics.median_interval(values)
+    assert (found.low, found.high) == (first**2, last**2)
+    held = sum(math.comb(n, k) for k in range(first, last)) / 2**n
+    wider = sum(math.comb(n, k) for k in range(first + 1, last - 1)) / 2**n
+    assert held >= 0.95 > wider
+    values[values.index(max(values))] = 1e9  # one that is disturbed moves little
+    assert statistics.median_interval(values).value == found.value
+
+
+def test_of_few_values_the_range_stands_for_a_medians_interval() -> None:
+    assert statistics.median_interval([3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0)
+
+
 def test_welchs_interval_is_that_of_the_formula_and_changes_sign_with_the_order() -> None:
     first, second = [1.0, 2.0, 4.0, 4.5], [0.0, 0.5, 0.4, 0.1, 0.2]
     va, vb = 2.7291666666666665 / 4, 0.043 / 5

@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from lightning_modules.nets import PerceptronField, TanhField
 from lightning_modules.nets.point_process import IntensityField
-from lightning_modules.solvers import FactoredField, SolverSettings, collect_stats, odeint
+from lightning_modules.solvers import (
+    FactoredField,
+    SolverSettings,
+    collect_stats,
+    is_factored,
+    odeint,
+)
 
 
 class Waves(nn.Module):
@@ -206,6 +212,12 @@ def _patched() -> nn.Module:
     return field
 
 
+def _patched_within() -> nn.Module:
+    field = IntensityField(latent=2, units=4, layers=1, decoder=3)
+    field.dynamics.forward = lambda t, y: -y  # type: ignore[method-assign]
+    return field
+
+
 def _within() -> nn.Module:
     class Damped(PerceptronField):
         def forward(self, t: Tensor, y: Tensor) -> Tensor:
@@ -218,8 +230,16 @@ def _within() -> nn.Module:
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: Twice(dim=2, hidden=5), _hooked, _cautious, _pruned, _patched, _within],
-    ids=["subclass", "hook", "layer", "pruned", "patched", "within"],
+    [
+        lambda: Twice(dim=2, hidden=5),
+        _hooked,
+        _cautious,
+        _pruned,
+        _patched,
+        _within,
+        _patched_within,
+    ],
+    ids=["subclass", "hook", "layer", "pruned", "patched", "within", "patched within"],
 )
 @pytest.mark.parametrize("graph", [True, False])
 def test_what_calling_a_field_does_goes_before_what_its_parts_say(
@@ -301,3 +321,51 @@ def test_memory_that_a_field_hands_back_to_the_solver_is_not_overwritten(
         for f in (field, Opaque(field))
     )
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_module_that_happens_to_have_a_slope_is_no_part() -> None:
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x > 0, x, self.slope * x)
+
+    field = Waves()
+    field.layer = nn.Sequential(nn.Linear(1, 6), Leaky())  # type: ignore[assignment]
+    assert is_factored(field)
+    assert not is_factored(Leaky())
+    assert not is_factored(lambda t, y: y)
+
+
+def _loss(field: nn.Module) -> Tensor:
+    y0 = torch.linspace(-1, 1, 8).view(4, 2)
+    settings = SolverSettings(backend="native", rtol=1e-4, atol=1e-4)
+    return odeint(field, y0, torch.tensor([0.0, 1.0]), settings).ys.sum()
+
+
+def test_what_the_parts_read_must_not_change_before_backward() -> None:
+    field = TanhField(dim=2, hidden=5)
+    loss = _loss(field)
+    field.power = 2
+    with pytest.raises(RuntimeError, match="'power' was changed between forward and backward"):
+        loss.backward()
+
+
+def test_weights_of_parts_that_are_cached_without_a_graph_are_refused() -> None:
+    field = TanhField(dim=2, hidden=5)
+    parametrizations.weight_norm(field.first)
+    with parametrize.cached(), pytest.raises(RuntimeError, match="no graph by then"):
+        _loss(field).backward()
+
+
+def test_a_hook_of_a_parameter_sees_the_whole_gradient_once() -> None:
+    field, seen = TanhField(dim=2, hidden=5), []
+    _loss(field).backward()
+    wanted = field.first.weight.grad
+    field.zero_grad()
+    field.first.weight.register_hook(lambda g: seen.append(g))
+    _loss(field).backward()
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], wanted)

@@ -1,6 +1,7 @@
 """SciPy's Adams codes: closed forms, their one norm, their counters, and the adjoint over them."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -195,3 +196,17 @@ def test_a_solve_within_its_own_field_is_refused_and_one_by_another_backend_work
         nested(scipy())
     grown = nested(SolverSettings(backend="native", rtol=1e-6, atol=1e-6))
     assert float(grown[-1, 0]) == pytest.approx(math.exp(math.exp(-0.1)), rel=1e-3)
+
+
+def test_two_threads_may_solve_at_once_at_several_output_times() -> None:
+    times = torch.linspace(0, 1, 20, dtype=torch.float64)
+
+    def end(rate: float) -> float:
+        with torch.no_grad():
+            ys = odeint(lambda t, y: -rate * y, torch.ones(3).double(), times, scipy()).ys
+        return float(ys[-1, 0])
+
+    rates = [0.5, 1.0, 2.0, 4.0]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(end, rates * 5))
+    assert found == pytest.approx([math.exp(-rate) for rate in rates * 5], rel=1e-2)

@@ -276,6 +276,43 @@ def test_a_field_that_overwrites_its_state_is_refused(gradient: str, graph: bool
         odeint(lambda t, y: field(y), y0, TIMES, _settings("native", gradient))
 
 
+def test_a_field_that_overwrites_a_part_of_its_state_is_refused() -> None:
+    def field(t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return y[0].relu_(), y[1]
+
+    state = (_start(), _start())
+    with torch.no_grad(), pytest.raises(RuntimeError, match="changes its state in place"):
+        odeint(field, state, TIMES, DIRECT)
+
+
+@again
+def test_means_that_a_function_writes_uncounted_are_put_back_too(
+    backend: str, gradient: str
+) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3).double()
+            self.register_buffer("mean", torch.zeros(3).double())
+            self.register_buffer("var", torch.ones(3).double())
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            y = nn.functional.batch_norm(y, self.mean, self.var, training=self.training)
+            return torch.tanh(self.linear(y))
+
+    settings = SolverSettings(
+        backend=backend,
+        method="euler",
+        step_size=0.1,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+    field = Own()
+    loss = odeint(field, _start(), TIMES, settings).ys.sum()
+    before = field.mean.clone()
+    loss.backward()
+    torch.testing.assert_close(field.mean, before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_derivatives_in_forward_mode_are_those_of_the_flow(graph: bool) -> None:
     def end(y0: Tensor) -> Tensor:
