@@ -334,7 +334,8 @@ def test_every_mark_names_a_row_that_is_measured(rows: list[Record]) -> None:
     marks = [q for c in claims() for q in c.quantities if q.experiment == "benchmark"]
     on_cpu = {f"{p}_vs_diffrax" for p in ("cnf", "latent", "spiral")}
     peers = ("ours_captured", "torchdiffeq_direct", "torchode_direct", "torchdyn_direct")
-    on_gpu = {f"odenet_{a}" for a in (*peers, "torchdiffeq_adjoint")}
+    on_gpu = {f"odenet_torchdiffeq_{way}" for way in ("adjoint", "compiled")}
+    on_gpu |= {f"odenet_{a}" for a in peers}
     assert {q.row for q in marks} == on_cpu | on_gpu
     assert {row.removeprefix("odenet_") for row in on_gpu} <= set(ALTERNATIVES)
     measured = {r.metric for r in rows if r.row == "cnf_vs_diffrax"}
