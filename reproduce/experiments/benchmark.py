@@ -186,7 +186,7 @@ PROFILES = {
             "sessions": 5,
         },
         seeds=1,
-        minutes=70,
+        minutes=90,
     ),
 }
 PROFILES["paper"] = Profile(
