@@ -81,7 +81,7 @@ class Contender:
             found[f"first_{name}_s"] = _seconds(call, tolerances[0], calls=FIRST)
         peer.evaluate(FIELD_CALLS)
         found["memory_mib"] = peer.memory(tolerances[-1])
-        found["fused"] = getattr(peer, "fused", False)
+        found["fused"] = peer.fused
         found["tolerances"] = [self._at(peer, tolerance) for tolerance in tolerances]
         _refuse_wrong(found["tolerances"])
         self._peers[alternative] = peer

@@ -126,7 +126,7 @@ class _Chain(torch.autograd.Function):
         return end, torch.log1p(slope * (1 - h * h)).sum(dim=1)
 
     @staticmethod
-    @differentiable_once("those of planar layers are written out. Write the layers in autograd.")
+    @differentiable_once("layers that are applied are one operation. Invert them instead.")
     def backward(ctx: Any, of_end: Tensor, of_volume: Tensor) -> tuple[Tensor, ...]:
         _, w, u, slope, h = ctx.saved_tensors
         flat = 1 - h * h

@@ -1,7 +1,7 @@
 """Which fields are solved by their parts."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from lightning_modules.solvers.state import has_tangents
 _PARTS = ("coefficients", "slope", "pull")
 
 
-def is_factored(field: object) -> bool:
+def is_factored(field: object) -> TypeGuard[FactoredField]:
     """Return whether what a field says of its parts stands for what calling it does.
 
     Not where a subclass or an instance has another ``forward``, nor where there are hooks, by

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.base import Field, SolveStats
 from lightning_modules.solvers.registry import TensorField
-from lightning_modules.solvers.state import Layout
+from lightning_modules.solvers.state import Layout, times_written
 
 
 class Recordable(ABC):
@@ -54,9 +54,9 @@ class OnTensors(Recordable):
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
-        before = 0 if y.is_inference() else y._version
+        before = times_written(y)
         dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
-        if before != (0 if y.is_inference() else y._version):
+        if before != times_written(y):
             raise RuntimeError(
                 "The field changes its state in place, which the solver still needs. Begin it "
                 "with what makes a new tensor: inplace=False, or y.clone()."

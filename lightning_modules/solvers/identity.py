@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.solvers.registry import Norm
-from lightning_modules.solvers.state import Layout
+from lightning_modules.solvers.state import Layout, times_written
 
 
 class Unrecordable(Exception):
@@ -57,7 +57,7 @@ def fingerprint(module: nn.Module) -> Hashable:
 
 def written(module: nn.Module) -> tuple[int, ...]:
     """Return how often each tensor of the module was written to."""
-    return tuple(0 if x.is_inference() else x._version for x in tensors_of(module))
+    return tuple(map(times_written, tensors_of(module)))
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from lightning_modules.solvers.registry import Problem, TensorField
+from lightning_modules.solvers.state import times_written
 
 
 def autocast_now(device: str) -> dict[str, Any]:
@@ -34,7 +35,7 @@ Versions = tuple[tuple[Tensor, int], ...]
 
 def versions(problem: Problem) -> Versions:
     """Return which buffers the field computes with, and how often each was written to."""
-    return tuple((b, 0 if b.is_inference() else b._version) for b in problem.buffers())
+    return tuple((b, times_written(b)) for b in problem.buffers())
 
 
 def check_unchanged(problem: Problem, parameters: Sequence[Tensor], buffers: Versions) -> None:

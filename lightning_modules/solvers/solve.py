@@ -23,7 +23,6 @@ from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.factoring import is_factored
 from lightning_modules.solvers.fields import Counted, OnTensors
 from lightning_modules.solvers.registry import (
-    FactoredField,
     Norm,
     Problem,
     find_backend,
@@ -96,7 +95,7 @@ def odeint(
         assert backend.checkpointed is not None
         ys = backend.checkpointed(problem, start, times)
     elif backend.factored and layout is None and not recorded and is_factored(field):
-        ys = backend.factored(problem, cast(FactoredField, field), start, times)
+        ys = backend.factored(problem, field, start, times)
     else:
         joint, counting = shared(measure, settings), Counted(tensor_field, stats)
         ys = backend.solve(counting, start, times, settings, joint, stats)

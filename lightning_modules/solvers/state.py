@@ -114,6 +114,11 @@ def _steps_per_interval(times: Tensor, step_size: float | None) -> list[int]:
     return [max(1, math.ceil(length / step_size - slack)) for length in lengths]
 
 
+def times_written(x: Tensor) -> int:
+    """Return how often a tensor was written to; tensors of inference mode do not count."""
+    return 0 if x.is_inference() else x._version
+
+
 def has_tangents() -> bool:
     """Return whether derivatives are being taken in forward mode, with or without torch.func."""
     return forward_ad._current_level >= 0

@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.identity import OWN, PLAIN
+from lightning_modules.solvers.state import times_written
 
 _Name = tuple[int, str]  # id of a module, which the field keeps alive, and an attribute's name
 
@@ -45,10 +46,10 @@ class Surroundings:
             training |= part.training
             for name, buffer in part._buffers.items():
                 if buffer is not None:
-                    buffers[id(part), name] = buffer, _version(buffer)
+                    buffers[id(part), name] = buffer, times_written(buffer)
             for name, value in part.__dict__.items():
                 if isinstance(value, Tensor):
-                    attributes[id(part), name] = value, _version(value)
+                    attributes[id(part), name] = value, times_written(value)
                 elif type(value) in PLAIN and name not in OWN and name != "training":
                     attributes[id(part), name] = value, 0
             if isinstance(part, _NormBase | _DropoutNd):
@@ -166,7 +167,3 @@ def _differ(before: Surroundings, after: Surroundings) -> bool:
     return first.keys() != second.keys() or not all(
         _same(value, second[name]) for name, value in first.items()
     )
-
-
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version

@@ -34,8 +34,8 @@ Rules, stated before the first number of this protocol; the last of them says wh
   with its gradient written out, and a plain scan for diffrax; `ours_direct` knows the parts of the
   fields of `spiral`, `cnf` and `latent`, and never calls them. `ours_unfactored` does, as others.
 - XLA is as it comes: vectors of 256 bits. With 512, where a CPU has them
-  (`--xla_cpu_prefer_vector_width=512`), a reader measured 0.73 of diffrax's time for a solve of
-  the flow and 0.8 for its step.
+  (`--xla_cpu_prefer_vector_width=512`), a reader measured, once and beside other work, 0.73 of
+  diffrax's time for a solve of the flow and 0.8 for its step.
 - What was known before: in protocol 1 direct stood for ours on `linear`, both `van_der_pol` and a
   field of your own, an order of magnitude slower than compiled, and protocol 2 changed that. In
   protocol 2 marks were judged by rounds of one session and measured several times while ours

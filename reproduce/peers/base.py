@@ -42,6 +42,8 @@ class Peer(ABC):
     Every method returns when the work is done, not when it is queued.
     """
 
+    fused = False  # whether evaluations by themselves are other than those of its solves
+
     @abstractmethod
     def forward(self, tolerance: float) -> Any:
         """Solve without a gradient; return the states as the library has them."""

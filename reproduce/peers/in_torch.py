@@ -23,7 +23,7 @@ class TorchPeer(Peer):
         problem: The problem.
     """
 
-    fused = False  # whether evaluations by themselves are other than those of its solves
+    hidden = False  # whether its tensors are within compiled functions, where none is seen
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -93,7 +93,9 @@ class TorchPeer(Peer):
         return Counts((forward - 2) / 6, None, forward, len(calls) - forward)
 
     def memory(self, tolerance: float) -> float | None:
-        """Return the peak of the tensors that are alive at once in a step, in MiB."""
+        """Return the peak of the tensors that are alive at once in a step, in MiB, if seen."""
+        if self.hidden:
+            return None
         return memory.peak(lambda: self.step(tolerance), self.problem.times.device)
 
     def _evaluate(self, times: int) -> None:

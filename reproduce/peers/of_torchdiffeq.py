@@ -31,14 +31,10 @@ class Torchdiffeq(TorchPeer):
             raise Skip(f"torchdiffeq is not there ({error}). pip install torchdiffeq") from error
         super().__init__(problem)
         adjoint = gradient == "adjoint"
-        self._compiled = gradient == "compiled"
-        if self._compiled:
+        self.hidden = gradient == "compiled"
+        if self.hidden:
             problem.field.compile()
         self._odeint = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
-
-    def memory(self, tolerance: float) -> float | None:
-        """Return the peak as others do; nothing of what is compiled, where no tensor is seen."""
-        return None if self._compiled else super().memory(tolerance)
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
         """Return the states at ``times``."""

@@ -46,7 +46,7 @@ class Torchode(TorchPeer):
             raise Skip("the field takes one time for the whole batch")
         super().__init__(problem)
         self._kind = gradient
-        self.fused = gradient == "compiled"
+        self.fused = self.hidden = gradient == "compiled"
         self._stats: dict[str, Any] = {}
         self._controller: Any = None
         self._compiled: Any = None
@@ -82,10 +82,6 @@ class Torchode(TorchPeer):
         import torch
 
         return torch.cat([y0.unsqueeze(0), ys])
-
-    def memory(self, tolerance: float) -> float | None:
-        """Return the peak as others do; nothing of what is compiled, where no tensor is seen."""
-        return None if self.fused else super().memory(tolerance)
 
     def _solver(self, field: nn.Module, tolerance: float) -> Any:
         library = self._torchode

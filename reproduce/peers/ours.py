@@ -111,10 +111,7 @@ class Compiled(Ours):
         if problem.times.is_cuda:
             raise Skip("it compiles for CPUs")
         super().__init__(problem, "checkpoint", "compiled")
-        self.fused = True
-
-    def memory(self, tolerance: float) -> None:
-        """Return nothing: no tensor within compiled functions is seen."""
+        self.fused = self.hidden = True
 
     def shares(self, tolerance: float) -> dict[str, float]:
         """Return parts of a step's time.

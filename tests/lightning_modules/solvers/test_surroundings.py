@@ -28,6 +28,15 @@ def _settings(backend: str, gradient: str) -> SolverSettings:
     )
 
 
+def _euler(backend: str, gradient: str) -> SolverSettings:
+    return SolverSettings(
+        backend=backend,
+        method="euler",
+        step_size=0.1,
+        gradient=gradient,  # type: ignore[arg-type]
+    )
+
+
 DIRECT = _settings("native", "direct")
 
 
@@ -114,12 +123,7 @@ class Normalised(nn.Module):
 def test_running_means_do_not_depend_on_how_gradients_are_taken(
     backend: str, gradient: str
 ) -> None:
-    settings = SolverSettings(
-        backend=backend,
-        method="euler",
-        step_size=0.1,
-        gradient=gradient,  # type: ignore[arg-type]
-    )
+    settings = _euler(backend, gradient)
     field = Normalised()
     loss = odeint(field, _start(), TIMES, settings).ys.sum()
     before = {name: buffer.clone() for name, buffer in field.named_buffers()}
@@ -186,12 +190,7 @@ class Called(nn.Module):
 def test_a_normalisation_that_goes_to_evaluation_before_backward_is_noticed(
     backend: str, gradient: str
 ) -> None:
-    settings = SolverSettings(
-        backend=backend,
-        method="euler",
-        step_size=0.1,
-        gradient=gradient,  # type: ignore[arg-type]
-    )
+    settings = _euler(backend, gradient)
     field = nn.Sequential(nn.BatchNorm1d(3).double(), nn.Linear(3, 3).double())
     called = Called(field)
     loss = odeint(called, _start(), TIMES, settings).ys.sum()
@@ -300,12 +299,7 @@ def test_means_that_a_function_writes_uncounted_are_put_back_too(
             y = nn.functional.batch_norm(y, self.mean, self.var, training=self.training)
             return torch.tanh(self.linear(y))
 
-    settings = SolverSettings(
-        backend=backend,
-        method="euler",
-        step_size=0.1,
-        gradient=gradient,  # type: ignore[arg-type]
-    )
+    settings = _euler(backend, gradient)
     field = Own()
     loss = odeint(field, _start(), TIMES, settings).ys.sum()
     before = field.mean.clone()
