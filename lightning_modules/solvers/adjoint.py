@@ -20,7 +20,7 @@ from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import autocast_as, autocast_now, check_unchanged, versions
+from lightning_modules.solvers.replay import autocast_as, autocast_now
 from lightning_modules.solvers.state import check_finite
 from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 
@@ -37,7 +37,7 @@ def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
         States ``(time, *y0.shape)``, once differentiable with respect to ``y0``, ``times`` and
         the parameters. Backward keeps these states and nothing else of the forward solve.
     """
-    parameters = problem.parameters()
+    parameters = problem.parameters
     if torch.is_grad_enabled() and any(p.is_complex() for p in parameters):
         raise ValueError(
             "A parameter of the field is complex; the adjoint carries real numbers and would lose "
@@ -67,8 +67,7 @@ class _Adjoint(torch.autograd.Function):
                 shared(problem.norm, settings),
                 stats,
             )
-        ctx.buffers = versions(problem)
-        ctx.solved = Solved.between(before, Surroundings.of(problem.source))
+        ctx.solved = Solved.since(before, problem.source)
         # Saved although ctx.parameters holds them: this notices changes made in place.
         ctx.save_for_backward(ys, times, *parameters)
         return ys
@@ -81,10 +80,8 @@ class _Adjoint(torch.autograd.Function):
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *_ = ctx.saved_tensors
-        check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
-        around = again(ctx.problem.source, ctx.parameters, ctx.solved)
-        with around, autocast_as(ctx.autocast):
+        with again(ctx.solved, ctx.parameters), autocast_as(ctx.autocast):
             a, a_before_jump, g = sweep.run(ys, grad_ys, times)
             grad_times = None
             if ctx.needs_input_grad[2]:

@@ -19,15 +19,9 @@ from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
-from lightning_modules.solvers.replay import (
-    Pulls,
-    autocast_as,
-    autocast_now,
-    check_unchanged,
-    versions,
-)
+from lightning_modules.solvers.replay import Pulls, autocast_as, autocast_now
 from lightning_modules.solvers.stepping import BufferedStages
-from lightning_modules.solvers.surroundings import Solved, Surroundings, again
+from lightning_modules.solvers.surroundings import Read, Solved, Surroundings, again
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
@@ -59,12 +53,12 @@ class Path:
     Args:
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
-        solved: What was around the field.
+        around: What the field was, or what was read of it.
     """
 
     steps: Sequence[Taken]
     starts: Sequence[Tensor]
-    solved: Solved
+    around: Solved | Read
 
 
 class Passes(Protocol):
@@ -100,7 +94,7 @@ def differentiable(passes: Passes, problem: Problem, y0: Tensor, times: Tensor) 
             "times requires a gradient, which gradient='checkpoint' does not give. Detach it, or "
             "use gradient='adjoint' or 'direct'."
         )
-    ys: Tensor = _Checkpoint.apply(passes, problem, y0, times, *problem.parameters())
+    ys: Tensor = _Checkpoint.apply(passes, problem, y0, times, *problem.parameters)
     return ys
 
 
@@ -121,7 +115,7 @@ class _Checkpoint(torch.autograd.Function):
         y0 = y0.detach()
         with autocast_as(ctx.autocast):
             ys, path = passes.forward(y0, times)
-        ctx.steps, ctx.solved, ctx.buffers = path.steps, path.solved, versions(problem)
+        ctx.steps, ctx.around = path.steps, path.around
         # Saved, not kept: this notices changes made in place and frees them after backward.
         ctx.save_for_backward(*path.starts, *parameters)
         return ys
@@ -135,8 +129,7 @@ class _Checkpoint(torch.autograd.Function):
         saved = ctx.saved_tensors
         starts = saved[: len(saved) - len(ctx.parameters)]
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
-        check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
-        path = Path(ctx.steps, starts, ctx.solved)
+        path = Path(ctx.steps, starts, ctx.around)
         with autocast_as(ctx.autocast):
             grad_y0, gradients = ctx.passes.backward(
                 path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
@@ -162,7 +155,7 @@ class Eager:
             ys += outputs_of(stages, step)
             starts.append(step.y0)
             steps.append(Taken.of(step, stages.tableau))
-        solved = Solved.between(before, Surroundings.of(problem.source))
+        solved = Solved.since(before, problem.source)
         return torch.stack([y.view(y0.shape) for y in ys]), Path(steps, starts, solved)
 
     def backward(
@@ -171,7 +164,8 @@ class Eager:
         """Evaluate the steps again, from the last to the first, and go back through them."""
         starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
         replay = _Replay(self.problem, y0, starts, parameters)
-        with again(self.problem.source, parameters, path.solved):
+        assert isinstance(path.around, Solved)
+        with again(path.around, parameters):
             grad_y0 = StagedSweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
         return grad_y0, replay.gradients
 

@@ -19,7 +19,6 @@ from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
-from lightning_modules.solvers.replay import check_unchanged, versions
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
 from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 from lightning_modules.solvers.sweep import StagedSweep, Taken
@@ -35,7 +34,7 @@ def solve_factored(problem: Problem, field: FactoredField, y0: Tensor, times: Te
     """
     with torch.autocast(y0.device.type, enabled=False):
         if torch.is_grad_enabled():
-            ys: Tensor = _Factored.apply(problem, field, y0, times, *problem.parameters())
+            ys: Tensor = _Factored.apply(problem, field, y0, times, *problem.parameters)
             return ys
         return torch.stack(_forward(problem, field, y0, times, None))
 
@@ -161,8 +160,7 @@ class _Factored(torch.autograd.Function):
         ctx.problem, ctx.field, ctx.parameters, ctx.tape = problem, field, parameters, []
         before = Surroundings.of(field)
         ys = _forward(problem, field, y0, times, ctx.tape)
-        ctx.buffers = versions(problem)
-        ctx.solved = Solved.between(before, Surroundings.of(field))
+        ctx.solved = Solved.since(before, field)
         # Saved, not kept: this notices changes made in place and a second backward.
         ctx.save_for_backward(y0, *parameters)
         return torch.stack(ys)
@@ -174,11 +172,10 @@ class _Factored(torch.autograd.Function):
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         y0 = ctx.saved_tensors[0]
-        check_unchanged(ctx.problem, ctx.parameters, ctx.buffers)
         pullbacks = _Pullbacks(ctx.field, ctx.tape)
         sweep = StagedSweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)
         alone = torch.autocast(y0.device.type, enabled=False)
-        with alone, again(ctx.field, ctx.parameters, ctx.solved):
+        with alone, again(ctx.solved, ctx.parameters):
             steps = [tape.step for tape in ctx.tape]
             grad_y0 = sweep.run(steps, grad_ys.reshape(len(grad_ys), -1))
             gradients = pullbacks.gradients(ctx.parameters)

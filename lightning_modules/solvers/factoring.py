@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from lightning_modules.solvers.identity import HOOKS
+from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.registry import FactoredField
 from lightning_modules.solvers.state import has_tangents
 
@@ -23,7 +24,7 @@ def is_factored(field: object) -> TypeGuard[FactoredField]:
         return False
     if not isinstance(field, nn.Module):
         return "__call__" not in getattr(field, "__dict__", ()) and _tells(type(field), "__call__")
-    return all(map(_is_plain, field.modules()))
+    return all(map(_is_plain, parts_of(field)))
 
 
 @lru_cache(maxsize=256)

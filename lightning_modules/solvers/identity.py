@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
 
@@ -31,27 +32,32 @@ OWN = frozenset(nn.Module().__dict__) - {"training"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fingerprint(module: nn.Module) -> Hashable:
+def fingerprint(module: nn.Module, held: list[Tensor] | None = None) -> Hashable:
     """Return what of a module a recording depends on, without the values in its tensors.
+
+    Args:
+        module: The module.
+        held: Where its tensors that want no gradient are added.
 
     Raises:
         Unrecordable: If there are hooks, which a replay would not call, or attributes of which
             nobody can tell whether they have changed.
     """
     marks: list[Hashable] = []
-    for part in module.modules():
+    held = [] if held is None else held
+    for part in parts_of(module):
         own = part.__dict__
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
         if any(own.get(hooks) for hooks in HOOKS):
             raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
         for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
-            marks.append(None if tensor is None else _tensor(tensor))
+            marks.append(None if tensor is None else _tensor(tensor, held))
         for attribute, value in own.items():
             if attribute not in OWN:
                 marks.append(attribute)
                 # 1, 1.0 and True are equal and not the same.
-                marks.append((type(value), value) if type(value) in PLAIN else _mark(value))
+                marks.append((type(value), value) if type(value) in PLAIN else _mark(value, held))
     return tuple(marks)
 
 
@@ -64,7 +70,7 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Yield parameters, buffers and other attributes that are tensors."""
     yield from module.parameters()
     yield from module.buffers()
-    for part in module.modules():
+    for part in parts_of(module):
         yield from (value for value in part.__dict__.values() if isinstance(value, Tensor))
 
 
@@ -101,25 +107,28 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
     return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
 
 
-def _tensor(x: Tensor) -> Hashable:
+def _tensor(x: Tensor, held: list[Tensor]) -> Hashable:
     if type(x) not in (Tensor, nn.Parameter):
         raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
     if x._backward_hooks:
         raise Unrecordable("a parameter has hooks, which a replay would not call")
-    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+    wanted = x.requires_grad
+    if not wanted:
+        held.append(x)
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, wanted
 
 
-def _mark(value: Any) -> Hashable:
+def _mark(value: Any, held: list[Tensor]) -> Hashable:
     if type(value) in PLAIN or isinstance(value, enum.Enum):
         return type(value), value
     if isinstance(value, Tensor):
-        return _tensor(value)
+        return _tensor(value, held)
     if isinstance(value, nn.Module):
-        return fingerprint(value)
+        return fingerprint(value, held)
     if isinstance(value, dict):
-        return tuple((_mark(key), _mark(inner)) for key, inner in value.items())
+        return tuple((_mark(key, held), _mark(inner, held)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value), tuple(map(_mark, value))
+        return type(value), tuple(_mark(inner, held) for inner in value)
     if isinstance(value, types.MethodType):
         return value.__func__, _reference(value.__self__)
     return _reference(value)

@@ -14,13 +14,14 @@ from lightning_modules.solvers.state import has_tangents
 from lightning_modules.solvers.stepping import BufferedStages, GraphStages
 from lightning_modules.solvers.tableaus import TABLEAUS
 
+_METHODS: Mapping[str, StepControl] = {
+    name: "fixed" if tableau.error is None else "adaptive" for name, tableau in TABLEAUS.items()
+}
+
 
 def methods() -> Mapping[str, StepControl]:
     """Return every tableau; those with an error estimate choose their own steps."""
-    return {
-        name: "fixed" if tableau.error is None else "adaptive"
-        for name, tableau in TABLEAUS.items()
-    }
+    return _METHODS
 
 
 def solve(

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from lightning_modules.solvers.base import AdjointNorm, Field, Gradient, SolverSettings, SolveStats
+from lightning_modules.solvers.parts import trainable
 
 Norm = Callable[[Tensor], Tensor]
 TensorField = Callable[[Tensor, Tensor], Tensor]
@@ -55,8 +57,6 @@ class Problem:
         backend: Solves it.
         field: The field f over one tensor; evaluations are not counted.
         source: The user's field.
-        parameters: Returns the parameters of f that want a gradient, as they are now.
-        buffers: Returns the buffers of f that it computes with, as they are now.
         settings: Method, tolerances and the norm of the backward solve.
         norm: Error norm of the state in this process; ``distributed.shared`` makes it joint.
         stats: Filled in as the solves run.
@@ -65,11 +65,14 @@ class Problem:
     backend: "Backend"
     field: TensorField
     source: Field
-    parameters: Callable[[], tuple[Tensor, ...]]
-    buffers: Callable[[], tuple[Tensor, ...]]
     settings: SolverSettings
     norm: Norm
     stats: SolveStats
+
+    @cached_property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters of f that want a gradient, as they were when first asked for."""
+        return trainable(self.source)
 
 
 class SolveCheckpointed(Protocol):

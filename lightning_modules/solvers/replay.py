@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from lightning_modules.solvers.registry import Problem, TensorField
-from lightning_modules.solvers.state import times_written
+from lightning_modules.solvers.registry import TensorField
 
 
 def autocast_now(device: str) -> dict[str, Any]:
@@ -28,32 +27,6 @@ def autocast_as(autocast: dict[str, Any]) -> AbstractContextManager[None]:
         return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(**autocast)
     return context
-
-
-Versions = tuple[tuple[Tensor, int], ...]
-
-
-def versions(problem: Problem) -> Versions:
-    """Return which buffers the field computes with, and how often each was written to."""
-    return tuple((b, times_written(b)) for b in problem.buffers())
-
-
-def check_unchanged(problem: Problem, parameters: Sequence[Tensor], buffers: Versions) -> None:
-    """Raise unless the field still has the parameters and buffers that it had in forward."""
-    now = versions(problem)
-    pairs = zip(now, buffers, strict=False)
-    if len(now) != len(buffers) or any(a is not b or v != w for (a, v), (b, w) in pairs):
-        raise RuntimeError(
-            "A buffer of the field was replaced or written to between forward and backward; "
-            f"gradient={problem.settings.gradient!r} evaluates the field again and would meet "
-            "another one. Run backward first, or use gradient='direct'."
-        )
-    if list(map(id, problem.parameters())) != list(map(id, parameters)):
-        raise RuntimeError(
-            "The field's parameters were replaced, frozen or unfrozen between forward and "
-            f"backward; gradient={problem.settings.gradient!r} evaluates the field again and "
-            "needs them unchanged. Run backward first, or use gradient='direct'."
-        )
 
 
 def vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:

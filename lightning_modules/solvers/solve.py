@@ -1,13 +1,11 @@
 """The front end: checks the problem, shapes it for a backend, returns answer and cost."""
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from lightning_modules.solvers.adjoint import solve_with_adjoint
 from lightning_modules.solvers.base import (
@@ -80,8 +78,6 @@ def odeint(
         backend,
         tensor_field,
         field,
-        partial(_trainable, field),
-        partial(_constants, field),
         settings,
         measure,
         stats,
@@ -133,10 +129,9 @@ def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
         )
     if not torch.is_grad_enabled() or y0.requires_grad or times.requires_grad:
         return
-    source = problem.source
-    if isinstance(source, nn.Module) and any(p.requires_grad for p in source.parameters()):
-        return  # as a rule the first does, so that not all are looked at
-    with unwritten(source):
+    if problem.parameters:
+        return
+    with unwritten(problem.source):
         slope = problem.field(times[0], y0)
     if slope.requires_grad:
         raise RuntimeError(
@@ -193,18 +188,6 @@ def _checked_times(times: Tensor, like: Tensor) -> Tensor:
             "Sort it."
         )
     return times
-
-
-def _trainable(field: Field) -> tuple[Tensor, ...]:
-    parameters = field.parameters() if isinstance(field, nn.Module) else ()
-    return tuple(parameter for parameter in parameters if parameter.requires_grad)
-
-
-def _constants(field: Field) -> tuple[Tensor, ...]:
-    """Return the buffers, without those that normalisations only write while training."""
-    modules = field.modules() if isinstance(field, nn.Module) else ()
-    read = (m for m in modules if not (m.training and isinstance(m, _NormBase)))
-    return tuple(buffer for module in read for buffer in module.buffers(recurse=False))
 
 
 def _shown(ticks: list[float]) -> str:

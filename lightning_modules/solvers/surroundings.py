@@ -4,10 +4,9 @@ Backward evaluates the field again. It must then be what it was in forward, and 
 evaluations write, running means above all, must not be written a second time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,45 +15,60 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.identity import OWN, PLAIN
+from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.state import times_written
 
 _Name = tuple[int, str]  # id of a module, which the field keeps alive, and an attribute's name
+_Marks = dict[_Name, Hashable]  # equal for the same thing, and for nothing else in its place
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The attributes and buffers of a field at one moment.
+    """A field's parameters, buffers and attributes at one moment, without their values.
 
     Args:
-        attributes: Numbers, texts and tensors that are no buffers; of a tensor also how often it
-            was written to.
-        buffers: All buffers, alike.
+        parameters: Which they are, how often each was written to, whether it wants a gradient.
+        buffers: Which they are, and how often each was written to.
+        averages: Likewise those of normalisations in training, which only write them.
+        attributes: Numbers, texts and tensors that are no buffers.
         training: Whether any module of it is in training.
+        held: The tensors, so that no other has their place in memory.
     """
 
-    attributes: dict[_Name, tuple[object, int]]
-    buffers: dict[_Name, tuple[object, int]]
+    parameters: _Marks
+    buffers: _Marks
+    averages: _Marks
+    attributes: _Marks
     training: bool
+    held: list[Tensor]
 
     @classmethod
     def of(cls, field: object) -> "Surroundings":
         """Look at a field; what is no module has nothing to look at."""
-        attributes: dict[_Name, tuple[object, int]] = {}
-        buffers: dict[_Name, tuple[object, int]] = {}
+        found = cls({}, {}, {}, {}, False, [])
         training = False
-        for part in field.modules() if isinstance(field, nn.Module) else ():
+        for part in parts_of(field):
             training |= part.training
-            for name, buffer in part._buffers.items():
-                if buffer is not None:
-                    buffers[id(part), name] = buffer, times_written(buffer)
-            for name, value in part.__dict__.items():
-                if isinstance(value, Tensor):
-                    attributes[id(part), name] = value, times_written(value)
-                elif type(value) in PLAIN and name not in OWN and name != "training":
-                    attributes[id(part), name] = value, 0
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    found.held.append(parameter)
+                    mark = id(parameter), times_written(parameter), parameter.requires_grad
+                    found.parameters[id(part), name] = mark
+            if part._buffers:
+                passing = part.training and isinstance(part, _NormBase)
+                found._add(part, part._buffers, found.averages if passing else found.buffers)
+            found._add(part, part.__dict__, found.attributes)
             if isinstance(part, _NormBase | _DropoutNd):
-                attributes[id(part), "training"] = part.training, 0
-        return cls(attributes, buffers, training)
+                found.attributes[id(part), "training"] = part.training
+        return replace(found, training=training)
+
+    def _add(self, part: nn.Module, values: Mapping[str, object], marks: _Marks) -> None:
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                self.held.append(value)
+                marks[id(part), name] = id(value), times_written(value)
+            elif type(value) in PLAIN and name not in OWN and name != "training":
+                marks[id(part), name] = type(value), value  # 1, 1.0 and True are equal
 
 
 @dataclass(frozen=True)
@@ -62,48 +76,99 @@ class Solved:
     """What a forward solve found around the field.
 
     Args:
-        given: Attributes that the field's evaluations only read.
+        field: The field.
+        after: What there was when it had ended.
+        given: The attributes that the field's evaluations only read.
         writes: Whether they write buffers, or may: functions such as ``F.batch_norm`` write
             without counting it.
     """
 
-    given: dict[_Name, tuple[object, int]]
+    field: object
+    after: Surroundings
+    given: _Marks
     writes: bool
 
     @classmethod
-    def between(cls, before: Surroundings, after: Surroundings) -> "Solved":
-        """Compare what there was before a solve and after it, while the field was in training."""
-        given = {
-            name: value
-            for name, value in after.attributes.items()
-            if _same(before.attributes.get(name), value)
-        }
-        may = bool(after.buffers) and after.training
-        return cls(given, may or _differ(before, after))
+    def since(cls, before: Surroundings, field: object) -> "Solved":
+        """Compare what there was before a solve with what there is after it."""
+        after = Surroundings.of(field)
+        was, now = before.attributes, after.attributes
+        given = {name: mark for name, mark in now.items() if was.get(name) == mark}
+        may = bool(after.buffers or after.averages) and after.training
+        written = (before.buffers, before.averages) != (after.buffers, after.averages)
+        return cls(field, after, given, may or written)
+
+    @classmethod
+    def untouched(cls, field: object) -> "Solved":
+        """Look at a field that was not evaluated, and will write nothing when it is."""
+        after = Surroundings.of(field)
+        return cls(field, after, after.attributes, writes=False)
+
+    def check(self) -> None:
+        """Look at the field before backward.
+
+        Raises:
+            RuntimeError: If it is not what it was when the forward solve had ended.
+        """
+        now = Surroundings.of(self.field)
+        changed = [name for name, was in self.given.items() if now.attributes.get(name) != was]
+        if changed:
+            _, attribute = changed[0]
+            raise other(f"The field's {attribute!r} was changed")
+        if now.buffers != self.after.buffers:
+            raise other("A buffer of the field was replaced or written to")
+        if now.parameters != self.after.parameters:
+            raise other("The field's parameters were replaced, written to, frozen or unfrozen")
+
+
+@dataclass(frozen=True)
+class Read:
+    """Tensors that a solve read, and how often each was written to."""
+
+    tensors: list[Tensor]
+    written: list[int]
+
+    @classmethod
+    def from_tensors(cls, tensors: list[Tensor]) -> "Read":
+        """Look at tensors."""
+        return cls(tensors, list(map(times_written, tensors)))
+
+    def check(self) -> None:
+        """Look at them before backward.
+
+        Raises:
+            RuntimeError: If their values may be others.
+        """
+        if list(map(times_written, self.tensors)) != self.written:
+            raise other("A tensor that the field reads was written to")
+
+
+def other(what: str) -> RuntimeError:
+    """Return the error of a field that is another one in backward than in forward."""
+    return RuntimeError(
+        f"{what} between forward and backward, which evaluates the field again and would meet "
+        "another one. Run backward first, make what changes part of the state, or use "
+        "gradient='direct'; a field that knows its parts is given as a function then, "
+        "lambda t, y: field(t, y)."
+    )
 
 
 @contextmanager
-def again(field: object, parameters: Sequence[Tensor], solved: Solved) -> Iterator[None]:
+def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Let a field be evaluated again, for gradients.
 
     Raises:
-        RuntimeError: If it is not what it was in forward.
+        RuntimeError: If it is not what it was in forward, or its weights are cached without a
+            graph.
     """
-    if getattr(parametrize, "_cache_enabled", 0) and _is_parametrized(field):
+    solved.check()
+    cached = getattr(parametrize, "_cache_enabled", 0)
+    if cached and any(map(parametrize.is_parametrized, parts_of(solved.field))):
         raise RuntimeError(
             "Backward evaluates the field again within parametrize.cached(), whose weights have "
             "no graph by then. End that block before backward, or use gradient='direct'."
         )
-    found = Surroundings.of(field).attributes
-    changed = [name for name, was in solved.given.items() if not _same(was, found.get(name))]
-    if changed:
-        _, attribute = changed[0]
-        raise RuntimeError(
-            f"The field's {attribute!r} was changed between forward and backward, which evaluates "
-            "the field again and would meet another one. Run backward first, make it part of the "
-            "state, or use gradient='direct'."
-        )
-    with _without_hooks(parameters), unwritten(field if solved.writes else None):
+    with _without_hooks(parameters), unwritten(solved.field if solved.writes else None):
         yield
 
 
@@ -131,7 +196,7 @@ def unwritten(field: object) -> Iterator[None]:
     """Put back what is written to a module's buffers, as if nobody had."""
     there = [
         (part._buffers, name, buffer, buffer.clone())
-        for part in (field.modules() if isinstance(field, nn.Module) else ())
+        for part in parts_of(field)
         for name, buffer in part._buffers.items()
         if buffer is not None
     ]
@@ -145,25 +210,3 @@ def unwritten(field: object) -> Iterator[None]:
                 for owner, name, buffer, value in there:
                     owner[name] = buffer
                     buffer.copy_(value)
-
-
-def _is_parametrized(field: object) -> bool:
-    parts: Any = field.modules() if isinstance(field, nn.Module) else ()
-    return any(parametrize.is_parametrized(part) for part in parts)
-
-
-def _same(one: tuple[object, int] | None, other: tuple[object, int] | None) -> bool:
-    if one is None or other is None or one[1] != other[1]:
-        return False
-    if one[0] is other[0]:
-        return True
-    if isinstance(one[0], Tensor) or isinstance(other[0], Tensor):
-        return False
-    return type(one[0]) is type(other[0]) and one[0] == other[0]
-
-
-def _differ(before: Surroundings, after: Surroundings) -> bool:
-    first, second = before.buffers, after.buffers
-    return first.keys() != second.keys() or not all(
-        _same(value, second[name]) for name, value in first.items()
-    )

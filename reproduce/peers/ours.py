@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,22 +39,15 @@ class Ours(TorchPeer):
 
     def __init__(self, problem: Problem, gradient: Gradient, backend: str = "native") -> None:
         super().__init__(problem)
-        self._gradient, self._backend = gradient, backend
+        # Made once, as a module makes its own.
+        self._settings = cache(partial(_settings, gradient, backend))
         self.fused = gradient == "direct" and is_factored(problem.field)
         # A field that is solved natively after all is a failed row, not the native backend's time.
         warnings.filterwarnings("error", message=".* is solved step by step")
 
     def solve(self, field: nn.Module, y0: Tensor, times: Tensor, tolerance: float) -> Tensor:
         """Return the states at ``times``."""
-        settings = SolverSettings(
-            self._backend,
-            "dopri5",
-            rtol=tolerance,
-            atol=tolerance,
-            max_steps=MAX_STEPS,
-            gradient=self._gradient,
-        )
-        return odeint(field, y0, times, settings).ys
+        return odeint(field, y0, times, self._settings(tolerance)).ys
 
     def counts(self, tolerance: float) -> Counts:
         """Return what the solve says of itself: factored fields are not called as modules."""
@@ -62,6 +55,17 @@ class Ours(TorchPeer):
             self.step(tolerance)
         (stats,) = solves
         return Counts(stats.steps, stats.steps_rejected, stats.nfe_forward, stats.nfe_backward)
+
+
+def _settings(gradient: Gradient, backend: str, tolerance: float) -> SolverSettings:
+    return SolverSettings(
+        backend,
+        "dopri5",
+        rtol=tolerance,
+        atol=tolerance,
+        max_steps=MAX_STEPS,
+        gradient=gradient,
+    )
 
 
 class Unfactored(Ours):

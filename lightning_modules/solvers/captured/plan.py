@@ -1,6 +1,6 @@
 """One recorded way to solve: what is recorded, and what it stands for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -80,7 +80,7 @@ class CapturedPlan:
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Callable[[], Sequence[Tensor]],
+        parameters: Sequence[Tensor],
         steps: Sequence[Taken],
     ) -> None:
         """Record what going back over these steps takes, as far as it is not yet.

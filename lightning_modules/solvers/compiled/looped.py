@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import cast, overload
@@ -176,7 +176,7 @@ class LoopedPlan:
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Callable[[], Sequence[Tensor]],
+        parameters: Sequence[Tensor],
         steps: Sequence[Taken],
     ) -> None:
         """Compile what going back over these steps takes, as far as it is not yet.
@@ -188,7 +188,7 @@ class LoopedPlan:
         missing = self._kinds(steps) - self._backs.keys()
         if not missing:
             return
-        work, wanted = self._trials, parameters()
+        work, wanted = self._trials, parameters
         for full in missing:
             with lasting():
                 state = self._back_start(1, self._nothing, _zeros(wanted))

@@ -1,7 +1,7 @@
 """One compiled way to solve: what is compiled, and what it stands for."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -78,7 +78,7 @@ class CompiledPlan:
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Callable[[], Sequence[Tensor]],
+        parameters: Sequence[Tensor],
         steps: Sequence[Taken],
     ) -> None:
         """Compile what going back over these steps takes, as far as it is not yet.
@@ -89,7 +89,7 @@ class CompiledPlan:
         missing = self._counts(steps) - self._backs.keys()
         if not missing:
             return
-        tableau, wanted = self._tableau, parameters()
+        tableau, wanted = self._tableau, parameters
         y, first = y0.detach().reshape(-1).contiguous(), steps[0]
         for count in missing:
             with lasting():

@@ -1,6 +1,6 @@
 """The signature of what makes a step once: a plan of a solve, and the engine that draws it up."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Plan(Protocol):
         self,
         module: nn.Module,
         y0: Tensor,
-        parameters: Callable[[], Sequence[Tensor]],
+        parameters: Sequence[Tensor],
         steps: Sequence[Taken],
     ) -> None:
         """Make what going back over these steps takes, as far as there is none yet.

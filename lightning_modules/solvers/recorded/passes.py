@@ -1,7 +1,7 @@
 """The two passes of a solve, by a plan where there is one and natively where there is none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.engine import Engine, Walked
 from lightning_modules.solvers.recorded.plans import Found, find
 from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
-from lightning_modules.solvers.surroundings import Solved, Surroundings
+from lightning_modules.solvers.surroundings import Read, Solved
 
 
 def backend_of(engine: Engine) -> Backend:
@@ -86,22 +86,27 @@ class Planned:
         walked = _walked(self.found, counted, y0, times, settings, stats, keep=True)
         if walked is None:
             return Eager(problem).forward(y0, times)
-        solved = Solved({}, writes=False)  # what is recorded writes nothing, and keeps attributes
+        around: Solved | Read = Read.from_tensors(self.found.read)
         try:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-            # Backward will go step by step, by what the field is then.
-            solved = Solved(Surroundings.of(problem.source).attributes, writes=False)
-        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, solved)
+            around = Solved.untouched(problem.source)  # backward will go step by step
+        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, around)
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Go back through the steps that were taken."""
-        plan, stats = self.found.plan, self.problem.stats
-        found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
-        return found or Eager(self.problem).backward(path, y0, parameters, grad_ys)
+        plan, stats, around = self.found.plan, self.problem.stats, path.around
+        if isinstance(around, Read):
+            around.check()
+            found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
+            if found:
+                return found
+            around = self.found.still()  # the way back is gone, for want of memory
+        path = replace(path, around=around)
+        return Eager(self.problem).backward(path, y0, parameters, grad_ys)
 
 
 def _walked(

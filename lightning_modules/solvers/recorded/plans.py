@@ -3,6 +3,7 @@
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,7 @@ from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_k
 from lightning_modules.solvers.recorded.engine import Engine, Plan, Task
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
+from lightning_modules.solvers.surroundings import Solved, other
 from lightning_modules.solvers.watching import watchers
 
 MOST_PLANS = 16
@@ -70,16 +72,38 @@ _FIELDS: MutableMapping[nn.Module, _OfField] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Found:
-    """A plan, and what to tell if it does not hold after all."""
+    """A plan, and what to tell if it does not hold after all.
+
+    Args:
+        engine: Has drawn it up.
+        plan: The plan.
+        module: The field.
+        marks: Its fingerprint.
+        key: What the plan is kept by.
+        read: Tensors of the field that want no gradient.
+    """
 
     engine: Engine
     plan: Plan
     module: nn.Module
+    marks: Hashable
     key: Hashable
+    read: list[Tensor]
 
     def refuse(self, reason: Unrecordable) -> None:
         """Solve such as this one step by step from now on."""
         _FIELDS[self.module].refuse(self.engine, self.module, self.key, reason)
+
+    def still(self) -> Solved:
+        """Return the field as it was found.
+
+        Raises:
+            RuntimeError: If it is another one by now.
+        """
+        with suppress(Unrecordable):
+            if fingerprint(self.module) == self.marks:
+                return Solved.untouched(self.module)
+        raise other("The field was changed")
 
 
 def find(
@@ -115,7 +139,9 @@ def find(
     if outputs * y0.numel() * y0.element_size() > MOST_OUTPUT_BYTES:
         return None
     try:
-        fixed = (on_tensors.key(), norm_key(norm), fingerprint(module))
+        read: list[Tensor] = []
+        marks = fingerprint(module, read)
+        fixed = (on_tensors.key(), norm_key(norm), marks)
     except (Unrecordable, RecursionError) as reason:
         known.refuse(engine, module, None, Unrecordable(str(reason)))
         return None
@@ -136,7 +162,7 @@ def find(
             return None
         _trim(known.plans, MOST_PLANS)
     known.plans.move_to_end(key)
-    return Found(engine, plan, module, key)
+    return Found(engine, plan, module, marks, key, read)
 
 
 def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:

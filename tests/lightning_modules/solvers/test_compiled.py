@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache, run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
+from uncompiled import traced
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
 from lightning_modules.solvers.compiled import inductor, looped, products, steady
@@ -25,30 +26,7 @@ from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.recorded import plans
 
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
-    """The traced functions, which run as they are: only the compiler is left out."""
-    graphs: list[torch.fx.GraphModule] = []
-
-    def uncompiled(
-        graph: torch.fx.GraphModule, examples: list[Tensor], options: dict[str, Any]
-    ) -> Any:
-        assert not any(example.requires_grad for example in examples)
-        strides = [example.stride() for example in examples]
-
-        def run(*given: Tensor) -> Any:
-            assert [x.stride() for x in given] == strides  # as compiled code expects
-            before = [x.clone() for x in given]
-            found = graph(*given)
-            torch.testing.assert_close(list(given), before, rtol=0, atol=0, equal_nan=True)
-            return found
-
-        graphs.append(graph)
-        return run
-
-    monkeypatch.setattr(torch._inductor, "compile", uncompiled)
-    return graphs
+__all__ = ["traced"]
 
 
 def settings(backend: str = "compiled", method: str = "dopri5", **more: Any) -> SolverSettings:

@@ -1,0 +1,146 @@
+"""What happens to a field between a solve by a plan and its way back is noticed, or harmless."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from against_native import UNIT, same, start
+from host_recorder import HostRecorder, recorders
+from torch import Tensor, nn
+from uncompiled import traced
+
+from lightning_modules.solvers import SolverSettings, odeint
+from lightning_modules.solvers.parts import parts_of, trainable
+from lightning_modules.solvers.recorded import plans
+
+__all__ = ["recorders", "traced"]
+BACKENDS = ("native", "compiled", "captured")
+
+
+class Field(nn.Module):
+    """dy/dt = W tanh(s b y) with a frozen weight, a buffer and a tensor that is an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(2, 2).double()
+        self.frozen = nn.Parameter(torch.ones(2).double(), requires_grad=False)
+        self.register_buffer("buffer", torch.ones(2).double())
+        self.attribute = torch.ones(2).double()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.linear(torch.tanh(self.frozen * self.buffer * self.attribute * y))
+
+
+def _settings(backend: str) -> SolverSettings:
+    return SolverSettings(backend, rtol=1e-6, atol=1e-6, gradient="checkpoint")
+
+
+def _loss(field: Field, backend: str) -> Tensor:
+    loss: Tensor = odeint(field, start(), UNIT, _settings(backend)).ys.square().sum()
+    return loss
+
+
+def _planned(field: Field, backend: str) -> Tensor:
+    """Solve until there is a plan, by which the last of the solves has gone."""
+    for _ in range(2):
+        _loss(field, backend).backward()
+    field.zero_grad()
+    loss = _loss(field, backend)
+    assert backend == "native" or len(plans._FIELDS[field].plans) == 1
+    return loss
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["frozen", "buffer", "attribute"])
+def test_a_tensor_without_a_gradient_that_was_written_to_is_noticed(
+    name: str, backend: str, traced: list[Any], recorders: list[HostRecorder]
+) -> None:
+    field = Field()
+    loss = _planned(field, backend)
+    with torch.no_grad():
+        getattr(field, name).mul_(2.0)
+    with pytest.raises(RuntimeError, match="between forward and backward"):
+        loss.backward()
+    _loss(field, backend).backward()  # the next pair is none the wiser
+
+
+def _weight(field: Field) -> None:
+    field.linear.weight = nn.Parameter(2 * field.linear.weight.detach())
+
+
+def _buffer(field: Field) -> None:
+    field.buffer = 2 * field.buffer
+
+
+def _freeze(field: Field) -> None:
+    field.linear.bias.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [_weight, _buffer, _freeze])
+def test_a_plan_goes_back_through_the_tensors_that_it_came_by(
+    change: Callable[[Field], None], traced: list[Any]
+) -> None:
+    """As autograd does; who evaluates the field again would meet others and refuses them."""
+    field = Field()
+    (expected,) = torch.autograd.grad(_loss(field, "native"), field.linear.weight)
+    loss, weight = _planned(field, "compiled"), field.linear.weight
+    change(field)
+    (found,) = torch.autograd.grad(loss, weight)
+    same([found], [expected])
+
+    field = Field()
+    loss = _loss(field, "native")
+    change(field)
+    with pytest.raises(RuntimeError, match="between forward and backward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_where_the_recorded_way_back_is_gone_the_field_must_be_what_it_was(
+    changed: bool, recorders: list[HostRecorder]
+) -> None:
+    field = Field()
+    loss = _planned(field, "captured")
+    (plan,) = plans._FIELDS[field].plans.values()
+    plan._sweep = None  # as after another solve for whose recording there was no memory
+    if changed:
+        field.attribute = torch.ones(2).double()
+        with pytest.raises(RuntimeError, match="field was changed between forward and backward"):
+            loss.backward()
+    else:
+        loss.backward()
+        (expected,) = torch.autograd.grad(_loss(field, "native"), field.linear.weight)
+        same([field.linear.weight.grad], [expected])  # type: ignore[list-item]
+
+
+class Shared(nn.Module):
+    """Modules within modules, one of them twice, one not there, a weight of two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2)))
+        self.second, self.none = self.first[0], None
+        self.register_module("missing", None)
+        self.register_parameter("absent", None)
+        self.weight = self.first[0].weight
+        self.first[0].bias.requires_grad_(False)
+
+
+class Choosy(Shared):
+    """A module that names its own parameters."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter([self.first[1][0].weight])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_the_parts_of_a_field_are_its_modules_and_parameters() -> None:
+    for field in (Shared(), Choosy(), nn.Sequential(), torch.jit.script(nn.Linear(2, 2))):
+        assert parts_of(field) == list(field.modules())
+        wanted = [p for p in field.parameters() if p.requires_grad]
+        assert {id(p) for p in trainable(field)} == {id(p) for p in wanted}
+        assert len(trainable(field)) == len(wanted)
+    assert parts_of(lambda t, y: y) == []
+    assert trainable(lambda t, y: y) == ()
