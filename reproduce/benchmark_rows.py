@@ -41,6 +41,7 @@ def values(label: str, ours: str, plan: Plan, outcome: Outcome) -> Rows:
             rows[f"{label}_{name}"] |= compared
             library = name.split("_")[0]
             if library != "ours":
+                compared |= _elsewhere(ours, name, plan, outcome)
                 _keep_best(versus.setdefault(f"{label}_vs_{library}", {}), compared)
         rows |= versus
     return rows
@@ -85,6 +86,18 @@ def _compared(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, fl
     return found
 
 
+def _elsewhere(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, float]:
+    """Return the ratios at the errors of ours at other tolerances, where both reach them."""
+    found: dict[str, float] = {}
+    for work in ERRORS:
+        ours, theirs = _curves(work, own, name, plan, outcome, outcome)
+        for tolerance, error in zip(plan.tolerances, ours.errors, strict=True):
+            if tolerance != MARK and error == work_precision.common_error(ours, theirs, error):
+                ratio = work_precision.ratio(ours, theirs, error)
+                found[f"{work}_ratio_{key(tolerance)}"] = ratio.value
+    return found
+
+
 def _ratio(
     work: str, own: str, name: str, plan: Plan, told: Outcome, timed: Outcome
 ) -> tuple[Interval, float]:
@@ -98,6 +111,15 @@ def _ratio(
         told: Has the errors.
         timed: Has the times.
     """
+    ours, theirs = _curves(work, own, name, plan, told, timed)
+    wanted = ours.errors[list(plan.tolerances).index(MARK)]
+    error = work_precision.common_error(ours, theirs, wanted)
+    return work_precision.ratio(ours, theirs, error), error
+
+
+def _curves(
+    work: str, own: str, name: str, plan: Plan, told: Outcome, timed: Outcome
+) -> tuple[work_precision.Curve, work_precision.Curve]:
     ours, theirs = (
         work_precision.Curve(
             [at[ERRORS[work]] for at in told.told[one]["tolerances"]],
@@ -105,9 +127,7 @@ def _ratio(
         )
         for one in (own, name)
     )
-    wanted = ours.errors[list(plan.tolerances).index(MARK)]
-    error = work_precision.common_error(ours, theirs, wanted)
-    return work_precision.ratio(ours, theirs, error), error
+    return ours, theirs
 
 
 def of_sessions(

@@ -89,6 +89,9 @@ def test_ratios_are_ours_over_theirs_and_the_best_of_a_library_stands_for_it(
     assert found["cnf_vs_diffrax", "step_ratio_error"] == pytest.approx(1e-4)
     assert ("cnf_ours_direct", "step_ratio") not in found
     assert found["cnf_ours_adjoint", "step_ratio"] == pytest.approx(0.4)
+    others = {m for row, m in found if row == "cnf_vs_diffrax" and m.startswith("step_ratio_1e")}
+    assert others == {f"step_ratio_{t:.0e}".replace("e-0", "e-") for t in TOLERANCES if t != 1e-5}
+    assert all(found["cnf_vs_diffrax", other] == pytest.approx(2.0) for other in others)
     assert not [r for r in rows if r.row.startswith("linear_8x2") and "ratio" in r.metric]
 
 
