@@ -41,8 +41,10 @@ def values(label: str, ours: str, plan: Plan, outcome: Outcome) -> Rows:
             rows[f"{label}_{name}"] |= compared
             library = name.split("_")[0]
             if library != "ours":
-                compared |= _elsewhere(ours, name, plan, outcome)
-                _keep_best(versus.setdefault(f"{label}_vs_{library}", {}), compared)
+                best = versus.setdefault(f"{label}_vs_{library}", {})
+                _keep_best(best, compared)
+                for metric, ratio in _elsewhere(ours, name, plan, outcome).items():
+                    best[metric] = max(ratio, best.get(metric, 0.0))
         rows |= versus
     return rows
 
@@ -87,12 +89,12 @@ def _compared(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, fl
 
 
 def _elsewhere(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, float]:
-    """Return the ratios at the errors of ours at other tolerances, where both reach them."""
+    """Return the ratios at the errors of ours at other tolerances, if the other's lie around."""
     found: dict[str, float] = {}
     for work in ERRORS:
         ours, theirs = _curves(work, own, name, plan, outcome, outcome)
         for tolerance, error in zip(plan.tolerances, ours.errors, strict=True):
-            if tolerance != MARK and error == work_precision.common_error(ours, theirs, error):
+            if tolerance != MARK and min(theirs.errors) <= error <= max(theirs.errors):
                 ratio = work_precision.ratio(ours, theirs, error)
                 found[f"{work}_ratio_{key(tolerance)}"] = ratio.value
     return found

@@ -53,7 +53,7 @@ class Path:
     Args:
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
-        around: What the field was, or what was read of it.
+        around: The field as it was, or what of it was read.
     """
 
     steps: Sequence[Taken]

@@ -6,9 +6,9 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from lightning_modules.solvers.identity import HOOKS
-from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.registry import FactoredField
 from lightning_modules.solvers.state import has_tangents
+from lightning_modules.solvers.tree import modules_of
 
 _PARTS = ("coefficients", "slope", "pull")
 
@@ -24,7 +24,7 @@ def is_factored(field: object) -> TypeGuard[FactoredField]:
         return False
     if not isinstance(field, nn.Module):
         return "__call__" not in getattr(field, "__dict__", ()) and _tells(type(field), "__call__")
-    return all(map(_is_plain, parts_of(field)))
+    return all(map(_is_plain, modules_of(field)))
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,7 @@
 """The field as a backend gets it: over one tensor, its evaluations counted."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,6 @@ class Counted:
         self.field = field
         self._stats, self._name = stats, name
         self._write = getattr(field, "write", None)
-        if self._write is not None:
-            self.write = self._written
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt."""
@@ -108,6 +106,13 @@ class Counted:
         """Count evaluations that were made elsewhere."""
         counted = getattr(self._stats, self._name) + evaluations
         setattr(self._stats, self._name, counted)
+
+    @property
+    def write(self) -> Callable[[Tensor, Tensor, Tensor], None]:
+        """The evaluation in place, counted; not there where the field has none."""
+        if self._write is None:
+            raise AttributeError(f"{type(self.field).__name__} writes nothing in place")
+        return self._written
 
     def _written(self, t: Tensor, y: Tensor, out: Tensor) -> None:
         self.count(1)

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
+from lightning_modules.solvers.tree import modules_of
 
 
 class Unrecordable(Exception):
@@ -28,36 +29,44 @@ PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 )
 # Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads.
-OWN = frozenset(nn.Module().__dict__) - {"training"}
+OWN = frozenset(nn.Module().__dict__) - {"training"} | {"_current_fx_name"}
+"""And where Lightning notes which of its hooks runs, another one in forward than in backward."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fingerprint(module: nn.Module, held: list[Tensor] | None = None) -> Hashable:
+def fingerprint(module: nn.Module, fixed: list[Tensor] | None = None) -> Hashable:
     """Return what of a module a recording depends on, without the values in its tensors.
 
     Args:
         module: The module.
-        held: Where its tensors that want no gradient are added.
+        fixed: Where its tensors that want no gradient are added, without the averages of
+            normalisations in training, which only write them.
 
     Raises:
         Unrecordable: If there are hooks, which a replay would not call, or attributes of which
             nobody can tell whether they have changed.
     """
     marks: list[Hashable] = []
-    held = [] if held is None else held
-    for part in parts_of(module):
+    fixed = [] if fixed is None else fixed
+    for part in modules_of(module):
         own = part.__dict__
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
+        kind: Any = type(part)
+        marks += (kind, *map(id, own["_modules"].values()))
         if any(own.get(hooks) for hooks in HOOKS):
             raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
-        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
-            marks.append(None if tensor is None else _tensor(tensor, held))
+        for tensor in own["_parameters"].values():
+            marks.append(None if tensor is None else _tensor(tensor, fixed))
+        if own["_buffers"]:
+            passing = part.training and isinstance(part, _NormBase)
+            for tensor in own["_buffers"].values():
+                marks.append(None if tensor is None else _tensor(tensor, [] if passing else fixed))
         for attribute, value in own.items():
             if attribute not in OWN:
                 marks.append(attribute)
                 # 1, 1.0 and True are equal and not the same.
-                marks.append((type(value), value) if type(value) in PLAIN else _mark(value, held))
+                marks.append((type(value), value) if type(value) in PLAIN else _mark(value, fixed))
     return tuple(marks)
 
 
@@ -70,7 +79,7 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Yield parameters, buffers and other attributes that are tensors."""
     yield from module.parameters()
     yield from module.buffers()
-    for part in parts_of(module):
+    for part in modules_of(module):
         yield from (value for value in part.__dict__.values() if isinstance(value, Tensor))
 
 
@@ -107,28 +116,28 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
     return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
 
 
-def _tensor(x: Tensor, held: list[Tensor]) -> Hashable:
+def _tensor(x: Tensor, fixed: list[Tensor]) -> Hashable:
     if type(x) not in (Tensor, nn.Parameter):
         raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
     if x._backward_hooks:
         raise Unrecordable("a parameter has hooks, which a replay would not call")
     wanted = x.requires_grad
     if not wanted:
-        held.append(x)
+        fixed.append(x)
     return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, wanted
 
 
-def _mark(value: Any, held: list[Tensor]) -> Hashable:
+def _mark(value: Any, fixed: list[Tensor]) -> Hashable:
     if type(value) in PLAIN or isinstance(value, enum.Enum):
         return type(value), value
     if isinstance(value, Tensor):
-        return _tensor(value, held)
+        return _tensor(value, fixed)
     if isinstance(value, nn.Module):
-        return fingerprint(value, held)
+        return fingerprint(value, fixed)
     if isinstance(value, dict):
-        return tuple((_mark(key, held), _mark(inner, held)) for key, inner in value.items())
+        return tuple((_mark(key, fixed), _mark(inner, fixed)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value), tuple(_mark(inner, held) for inner in value)
+        return type(value), tuple(_mark(inner, fixed) for inner in value)
     if isinstance(value, types.MethodType):
         return value.__func__, _reference(value.__self__)
     return _reference(value)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.solvers.base import AdjointNorm, Field, Gradient, SolverSettings, SolveStats
-from lightning_modules.solvers.parts import trainable
 
 Norm = Callable[[Tensor], Tensor]
 TensorField = Callable[[Tensor, Tensor], Tensor]
@@ -72,7 +71,8 @@ class Problem:
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
         """The parameters of f that want a gradient, as they were when first asked for."""
-        return trainable(self.source)
+        found = self.source.parameters() if isinstance(self.source, nn.Module) else ()
+        return tuple(parameter for parameter in found if parameter.requires_grad)
 
 
 class SolveCheckpointed(Protocol):

@@ -1,135 +1,104 @@
-"""What a field computes with beside its parameters, between a forward solve and its backward one.
+"""What a field is and computes with, between a forward solve and its backward one.
 
 Backward evaluates the field again. It must then be what it was in forward, and what its
 evaluations write, running means above all, must not be written a second time.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.identity import OWN, PLAIN
-from lightning_modules.solvers.parts import parts_of
 from lightning_modules.solvers.state import times_written
+from lightning_modules.solvers.tree import modules_of
 
-_Name = tuple[int, str]  # id of a module, which the field keeps alive, and an attribute's name
-_Marks = dict[_Name, Hashable]  # equal for the same thing, and for nothing else in its place
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _This:
+    """A tensor that is equal to itself alone, whatever it holds; no other gets its place."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _This) and other.tensor is self.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+
+_Marks = dict[tuple[nn.Module, str], Hashable]
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A field's parameters, buffers and attributes at one moment, without their values.
+    """What there is of a field at one moment, without the values in its tensors.
+
+    Of a tensor it is known which one it is, and how often it was written to.
 
     Args:
-        parameters: Which they are, how often each was written to, whether it wants a gradient.
-        buffers: Which they are, and how often each was written to.
-        averages: Likewise those of normalisations in training, which only write them.
-        attributes: Numbers, texts and tensors that are no buffers.
-        training: Whether any module of it is in training.
-        held: The tensors, so that no other has their place in memory.
+        modules: The field and the modules within.
+        parameters: Those that want a gradient.
+        frozen: Those that want none.
+        buffers: All but averages.
+        averages: Buffers of normalisations in training, which only write them.
+        attributes: Numbers, texts and the like, and tensors that are nothing of the above;
+            whether normalisations and dropouts are in training.
     """
 
+    modules: list[nn.Module]
     parameters: _Marks
+    frozen: _Marks
     buffers: _Marks
     averages: _Marks
     attributes: _Marks
-    training: bool
-    held: list[Tensor]
 
     @classmethod
     def of(cls, field: object) -> "Surroundings":
         """Look at a field; what is no module has nothing to look at."""
-        found = cls({}, {}, {}, {}, False, [])
-        training = False
-        for part in parts_of(field):
-            training |= part.training
-            for name, parameter in part._parameters.items():
+        found = cls(modules_of(field), {}, {}, {}, {}, {})
+        for module in found.modules:
+            for name, parameter in module._parameters.items():
                 if parameter is not None:
-                    found.held.append(parameter)
-                    mark = id(parameter), times_written(parameter), parameter.requires_grad
-                    found.parameters[id(part), name] = mark
-            if part._buffers:
-                passing = part.training and isinstance(part, _NormBase)
-                found._add(part, part._buffers, found.averages if passing else found.buffers)
-            found._add(part, part.__dict__, found.attributes)
-            if isinstance(part, _NormBase | _DropoutNd):
-                found.attributes[id(part), "training"] = part.training
-        return replace(found, training=training)
-
-    def _add(self, part: nn.Module, values: Mapping[str, object], marks: _Marks) -> None:
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                self.held.append(value)
-                marks[id(part), name] = id(value), times_written(value)
-            elif type(value) in PLAIN and name not in OWN and name != "training":
-                marks[id(part), name] = type(value), value  # 1, 1.0 and True are equal
+                    wanted = parameter.requires_grad
+                    marks = found.parameters if wanted else found.frozen
+                    marks[module, name] = _tensor(parameter)
+            passing = module.training and isinstance(module, _NormBase)
+            marks = found.averages if passing else found.buffers
+            for name, buffer in module._buffers.items():
+                marks[module, name] = None if buffer is None else _tensor(buffer)
+            for name, value in module.__dict__.items():
+                if isinstance(value, Tensor):
+                    found.attributes[module, name] = _tensor(value)
+                elif type(value) in PLAIN and name not in OWN and name != "training":
+                    found.attributes[module, name] = type(value), value  # 1 and True are equal
+            if isinstance(module, _NormBase | _DropoutNd):
+                found.attributes[module, "training"] = module.training
+        return found
 
 
-@dataclass(frozen=True)
-class Solved:
-    """What a forward solve found around the field.
-
-    Args:
-        field: The field.
-        after: What there was when it had ended.
-        given: The attributes that the field's evaluations only read.
-        writes: Whether they write buffers, or may: functions such as ``F.batch_norm`` write
-            without counting it.
-    """
-
-    field: object
-    after: Surroundings
-    given: _Marks
-    writes: bool
-
-    @classmethod
-    def since(cls, before: Surroundings, field: object) -> "Solved":
-        """Compare what there was before a solve with what there is after it."""
-        after = Surroundings.of(field)
-        was, now = before.attributes, after.attributes
-        given = {name: mark for name, mark in now.items() if was.get(name) == mark}
-        may = bool(after.buffers or after.averages) and after.training
-        written = (before.buffers, before.averages) != (after.buffers, after.averages)
-        return cls(field, after, given, may or written)
-
-    @classmethod
-    def untouched(cls, field: object) -> "Solved":
-        """Look at a field that was not evaluated, and will write nothing when it is."""
-        after = Surroundings.of(field)
-        return cls(field, after, after.attributes, writes=False)
-
-    def check(self) -> None:
-        """Look at the field before backward.
-
-        Raises:
-            RuntimeError: If it is not what it was when the forward solve had ended.
-        """
-        now = Surroundings.of(self.field)
-        changed = [name for name, was in self.given.items() if now.attributes.get(name) != was]
-        if changed:
-            _, attribute = changed[0]
-            raise other(f"The field's {attribute!r} was changed")
-        if now.buffers != self.after.buffers:
-            raise other("A buffer of the field was replaced or written to")
-        if now.parameters != self.after.parameters:
-            raise other("The field's parameters were replaced, written to, frozen or unfrozen")
+def _tensor(x: Tensor) -> Hashable:
+    return _This(x), 0 if is_lazy(x) else times_written(x)
 
 
 @dataclass(frozen=True)
 class Read:
-    """Tensors that a solve read, and how often each was written to."""
+    """Tensors of a field that want no gradient, and how often each was written to.
 
-    tensors: list[Tensor]
+    Who goes back by a plan reads them where they are; nothing else of the field matters then.
+    """
+
+    tensors: Sequence[Tensor]
     written: list[int]
 
     @classmethod
-    def from_tensors(cls, tensors: list[Tensor]) -> "Read":
+    def of(cls, tensors: Sequence[Tensor]) -> "Read":
         """Look at tensors."""
         return cls(tensors, list(map(times_written, tensors)))
 
@@ -140,16 +109,88 @@ class Read:
             RuntimeError: If their values may be others.
         """
         if list(map(times_written, self.tensors)) != self.written:
-            raise other("A tensor that the field reads was written to")
+            raise changed("A tensor of the field was written to")
 
 
-def other(what: str) -> RuntimeError:
+@dataclass(frozen=True)
+class Solved:
+    """A field as a forward solve left it.
+
+    Args:
+        field: The field.
+        modules: Its modules; none where evaluations replace them.
+        parameters: As in `Surroundings`.
+        buffers: Likewise.
+        fixed: Attributes and frozen parameters that evaluations do not change.
+        known: Names of all attributes.
+        writes: Whether evaluations write buffers, or may: functions such as ``F.batch_norm``
+            write without counting it.
+        read: What else of it was read.
+    """
+
+    field: object
+    modules: list[nn.Module]
+    parameters: _Marks
+    buffers: _Marks
+    fixed: _Marks
+    known: frozenset[tuple[nn.Module, str]]
+    writes: bool
+    read: Read
+
+    @classmethod
+    def since(cls, before: Surroundings, field: object) -> "Solved":
+        """Compare what there was before a solve with what there is after it."""
+        after = Surroundings.of(field)
+        was, now = before.attributes | before.frozen, after.attributes | after.frozen
+        in_training = any(module.training for module in after.modules)
+        may = bool(after.buffers or after.averages) and in_training
+        written = (before.buffers, before.averages) != (after.buffers, after.averages)
+        return cls(
+            field,
+            after.modules if after.modules == before.modules else [],
+            after.parameters,
+            after.buffers,
+            {name: mark for name, mark in now.items() if was.get(name) == mark},
+            frozenset(now),
+            may or written,
+            Read.of(()),
+        )
+
+    @classmethod
+    def untouched(cls, field: object, read: Read) -> "Solved":
+        """Look at a field that was not evaluated, and will write nothing when it is."""
+        now = Surroundings.of(field)
+        fixed = now.attributes | now.frozen
+        known = frozenset(fixed)
+        return cls(field, now.modules, now.parameters, now.buffers, fixed, known, False, read)
+
+    def check(self) -> None:
+        """Look at the field before backward.
+
+        Raises:
+            RuntimeError: If it is not what it was when the forward solve had ended.
+        """
+        self.read.check()
+        now = Surroundings.of(self.field)
+        found = now.attributes | now.frozen
+        others = [name for name, was in self.fixed.items() if found.get(name) != was]
+        others += found.keys() - self.known
+        if self.modules and now.modules != self.modules:
+            raise changed("The field's modules were replaced")
+        if now.parameters != self.parameters:
+            raise changed("The field's parameters were replaced, frozen or unfrozen")
+        if others:
+            raise changed(f"The field's {others[0][1]!r} was changed")
+        if now.buffers != self.buffers:
+            raise changed("A buffer of the field was replaced or written to")
+
+
+def changed(what: str) -> RuntimeError:
     """Return the error of a field that is another one in backward than in forward."""
     return RuntimeError(
-        f"{what} between forward and backward, which evaluates the field again and would meet "
-        "another one. Run backward first, make what changes part of the state, or use "
-        "gradient='direct'; a field that knows its parts is given as a function then, "
-        "lambda t, y: field(t, y)."
+        f"{what} between forward and backward, which needs the field as forward met it. Run "
+        "backward first, make what changes part of the state, or use gradient='direct'; a field "
+        "that knows its parts is given as a function then, lambda t, y: field(t, y)."
     )
 
 
@@ -163,7 +204,7 @@ def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
     """
     solved.check()
     cached = getattr(parametrize, "_cache_enabled", 0)
-    if cached and any(map(parametrize.is_parametrized, parts_of(solved.field))):
+    if cached and any(map(parametrize.is_parametrized, modules_of(solved.field))):
         raise RuntimeError(
             "Backward evaluates the field again within parametrize.cached(), whose weights have "
             "no graph by then. End that block before backward, or use gradient='direct'."
@@ -196,7 +237,7 @@ def unwritten(field: object) -> Iterator[None]:
     """Put back what is written to a module's buffers, as if nobody had."""
     there = [
         (part._buffers, name, buffer, buffer.clone())
-        for part in parts_of(field)
+        for part in modules_of(field)
         for name, buffer in part._buffers.items()
         if buffer is not None
     ]

@@ -86,12 +86,12 @@ class Planned:
         walked = _walked(self.found, counted, y0, times, settings, stats, keep=True)
         if walked is None:
             return Eager(problem).forward(y0, times)
-        around: Solved | Read = Read.from_tensors(self.found.read)
+        around: Solved | Read = (read := Read.of(self.found.fixed))
         try:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-            around = Solved.untouched(problem.source)  # backward will go step by step
+            around = Solved.untouched(problem.source, read)  # backward will go step by step
         return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, around)
 
     def backward(
@@ -104,7 +104,7 @@ class Planned:
             found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
             if found:
                 return found
-            around = self.found.still()  # the way back is gone, for want of memory
+            around = self.found.as_it_was()  # the way back is gone, for want of memory
         path = replace(path, around=around)
         return Eager(self.problem).backward(path, y0, parameters, grad_ys)
 

@@ -19,7 +19,7 @@ from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_k
 from lightning_modules.solvers.recorded.engine import Engine, Plan, Task
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
-from lightning_modules.solvers.surroundings import Solved, other
+from lightning_modules.solvers.surroundings import Read, Solved, changed
 from lightning_modules.solvers.watching import watchers
 
 MOST_PLANS = 16
@@ -80,7 +80,7 @@ class Found:
         module: The field.
         marks: Its fingerprint.
         key: What the plan is kept by.
-        read: Tensors of the field that want no gradient.
+        fixed: Its tensors that want no gradient.
     """
 
     engine: Engine
@@ -88,13 +88,13 @@ class Found:
     module: nn.Module
     marks: Hashable
     key: Hashable
-    read: list[Tensor]
+    fixed: list[Tensor]
 
     def refuse(self, reason: Unrecordable) -> None:
         """Solve such as this one step by step from now on."""
         _FIELDS[self.module].refuse(self.engine, self.module, self.key, reason)
 
-    def still(self) -> Solved:
+    def as_it_was(self) -> Solved:
         """Return the field as it was found.
 
         Raises:
@@ -102,8 +102,8 @@ class Found:
         """
         with suppress(Unrecordable):
             if fingerprint(self.module) == self.marks:
-                return Solved.untouched(self.module)
-        raise other("The field was changed")
+                return Solved.untouched(self.module, Read.of(self.fixed))
+        raise changed("The field was changed")
 
 
 def find(
@@ -139,13 +139,13 @@ def find(
     if outputs * y0.numel() * y0.element_size() > MOST_OUTPUT_BYTES:
         return None
     try:
-        read: list[Tensor] = []
-        marks = fingerprint(module, read)
-        fixed = (on_tensors.key(), norm_key(norm), marks)
+        fixed: list[Tensor] = []
+        marks = fingerprint(module, fixed)
+        function = (on_tensors.key(), norm_key(norm), marks)
     except (Unrecordable, RecursionError) as reason:
         known.refuse(engine, module, None, Unrecordable(str(reason)))
         return None
-    key = (engine.name, *fixed, *_kind(y0, settings), engine.kind(y0, settings, outputs, keep))
+    key = (engine.name, *function, *_kind(y0, settings), engine.kind(y0, settings, outputs, keep))
     plan = known.plans.get(key)
     if plan is None:
         if key in known.refused or not _remember(known.seen, key):
@@ -162,7 +162,7 @@ def find(
             return None
         _trim(known.plans, MOST_PLANS)
     known.plans.move_to_end(key)
-    return Found(engine, plan, module, marks, key, read)
+    return Found(engine, plan, module, marks, key, fixed)
 
 
 def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from uncompiled import traced
 
 from lightning_modules.solvers import SolverSettings, odeint
-from lightning_modules.solvers.parts import parts_of, trainable
 from lightning_modules.solvers.recorded import plans
+from lightning_modules.solvers.tree import modules_of
 
 __all__ = ["recorders", "traced"]
 BACKENDS = ("native", "compiled", "captured")
@@ -37,12 +37,12 @@ def _settings(backend: str) -> SolverSettings:
     return SolverSettings(backend, rtol=1e-6, atol=1e-6, gradient="checkpoint")
 
 
-def _loss(field: Field, backend: str) -> Tensor:
+def _loss(field: nn.Module, backend: str) -> Tensor:
     loss: Tensor = odeint(field, start(), UNIT, _settings(backend)).ys.square().sum()
     return loss
 
 
-def _planned(field: Field, backend: str) -> Tensor:
+def _planned(field: nn.Module, backend: str) -> Tensor:
     """Solve until there is a plan, by which the last of the solves has gone."""
     for _ in range(2):
         _loss(field, backend).backward()
@@ -97,6 +97,73 @@ def test_a_plan_goes_back_through_the_tensors_that_it_came_by(
         loss.backward()
 
 
+def test_averages_that_a_solve_by_a_plan_only_passes_by_are_no_change(traced: list[Any]) -> None:
+    """As of an encoder that the field owns, beside which it is solved."""
+    field = Field()
+    field.norm = nn.BatchNorm1d(2).double()
+    loss = _planned(field, "compiled")
+    field.norm(torch.randn(4, 2).double())
+    loss.backward()
+    (expected,) = torch.autograd.grad(_loss(field, "native"), field.linear.weight)
+    same([field.linear.weight.grad], [expected])  # type: ignore[list-item]
+
+
+class Acts(nn.Module):
+    """A field whose layers have nothing but their kind to tell them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(2, 2).double()
+        self.acts = nn.Sequential(nn.Tanh(), nn.Sigmoid())
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.acts(self.linear(y))
+
+
+def _other(field: Acts) -> None:
+    field.acts[0] = nn.SiLU()
+
+
+def _in_its_place(field: Acts) -> None:
+    del field.acts[0]  # whose place in memory the next one may get
+    field.acts.insert(0, nn.SiLU())
+
+
+def _turned(field: Acts) -> None:
+    field.acts[0], field.acts[1] = field.acts[1], field.acts[0]
+
+
+REPLACED = [_other, _in_its_place, _turned]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "captured"])
+@pytest.mark.parametrize("replace", REPLACED)
+def test_a_field_with_another_layer_is_another_field(
+    replace: Callable[[Acts], None],
+    backend: str,
+    traced: list[Any],
+    recorders: list[HostRecorder],
+) -> None:
+    field = Acts()
+    _planned(field, backend)
+    replace(field)
+    with torch.no_grad():
+        same([_loss(field, backend)], [_loss(field, "native")])
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("replace", REPLACED)
+def test_a_layer_that_was_replaced_is_noticed(
+    replace: Callable[[Acts], None], gradient: Any
+) -> None:
+    field, chosen = Acts(), SolverSettings("native", gradient=gradient)
+    loss = odeint(field, start(), UNIT, chosen).ys.sum()
+    replace(field)
+    with pytest.raises(RuntimeError, match="modules were replaced between forward and backward"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_where_the_recorded_way_back_is_gone_the_field_must_be_what_it_was(
     changed: bool, recorders: list[HostRecorder]
@@ -128,19 +195,8 @@ class Shared(nn.Module):
         self.first[0].bias.requires_grad_(False)
 
 
-class Choosy(Shared):
-    """A module that names its own parameters."""
-
-    def parameters(self, recurse: bool = True) -> Any:
-        return iter([self.first[1][0].weight])
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_the_parts_of_a_field_are_its_modules_and_parameters() -> None:
-    for field in (Shared(), Choosy(), nn.Sequential(), torch.jit.script(nn.Linear(2, 2))):
-        assert parts_of(field) == list(field.modules())
-        wanted = [p for p in field.parameters() if p.requires_grad]
-        assert {id(p) for p in trainable(field)} == {id(p) for p in wanted}
-        assert len(trainable(field)) == len(wanted)
-    assert parts_of(lambda t, y: y) == []
-    assert trainable(lambda t, y: y) == ()
+def test_the_modules_of_a_field_are_those_that_torch_finds() -> None:
+    for field in (Shared(), nn.Sequential(), torch.jit.script(nn.Linear(2, 2))):
+        assert modules_of(field) == list(field.modules())
+    assert modules_of(lambda t, y: y) == []

@@ -1,11 +1,15 @@
 """Gradients that evaluate a field again: the same as direct ones, or refused with the reason."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.data import DataLoader
 
 from lightning_modules.solvers import SolverSettings, gradient_table, odeint
 
@@ -91,15 +95,17 @@ def test_a_hook_of_a_parameter_is_called_once_for_the_whole_gradient(
 
 
 @again
-def test_a_failed_backward_gives_parameters_their_hooks_back(backend: str, gradient: str) -> None:
+def test_a_failed_backward_gives_parameters_their_hooks_back(
+    backend: str, gradient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     field, seen = Plain(), []
     weight = field.linear.weight
     weight.register_hook(lambda g: seen.append(1))
     loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
-    field.linear.forward = None  # type: ignore[assignment]
-    with pytest.raises(TypeError):
-        loss.backward()
-    del field.linear.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", None)
+        with pytest.raises(TypeError):
+            loss.backward()
     _gradient(field, _settings(backend, gradient), weight)
     assert seen == [1]
 
@@ -173,6 +179,105 @@ def test_what_evaluations_leave_behind_is_no_change(backend: str, gradient: str)
     weight = plain.linear.weight
     wanted = sum(_gradient(plain, DIRECT, weight, k * _start()) for k in (1, 2))
     torch.testing.assert_close(field.linear.weight.grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+@again
+def test_an_attribute_that_was_added_is_noticed(backend: str, gradient: str) -> None:
+    class Optional(Plain):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return super().forward(t, y) * getattr(self, "more", 1.0)
+
+    field = Optional()
+    loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
+    field.more = 2.0
+    with pytest.raises(RuntimeError, match="'more' was changed between forward and backward"):
+        loss.backward()
+
+
+@again
+def test_a_frozen_parameter_that_evaluations_count_in_is_no_change(
+    backend: str, gradient: str
+) -> None:
+    class Counting(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(t, y)
+
+    field, settings = Counting(), _settings(backend, gradient)
+    first = odeint(field, _start(), TIMES, settings).ys.sum()
+    (first + odeint(field, _start(), TIMES, settings).ys.sum()).backward()
+    assert field.linear.weight.grad is not None
+
+
+@again
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_layers_that_get_their_shape_at_the_first_solve_are_solved(
+    backend: str, gradient: str
+) -> None:
+    field = nn.Sequential(nn.LazyLinear(3, dtype=torch.float64), nn.Tanh())
+    called, settings = Called(field), _settings(backend, gradient)
+    with torch.no_grad():
+        odeint(called, _start(), TIMES, settings)
+    odeint(called, _start(), TIMES, settings).ys.sum().backward()
+    assert field[0].weight.grad is not None
+
+
+@again
+def test_what_evaluations_leave_behind_goes_with_the_field(backend: str, gradient: str) -> None:
+    class Keeping(Plain):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            self.last = super().forward(t, y)
+            return self.last
+
+    gc.collect()
+    gc.disable()
+    try:
+        field = Keeping()
+        loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
+        last, field.last = weakref.ref(field.last), None  # type: ignore[assignment]
+        assert last() is None
+        loss.backward()
+        gone = weakref.ref(field)
+        del field, loss
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@again
+def test_a_lightning_module_may_be_its_own_field(backend: str, gradient: str) -> None:
+    """Lightning notes in it which hook runs, which is another one in backward."""
+
+    class Own(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3).double()
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return torch.tanh(self.linear(y))
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            return odeint(self, batch, TIMES, _settings(backend, gradient)).ys.square().sum()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    module = Own()
+    before = module.linear.weight.detach().clone()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader([_start(), _start()], batch_size=None))
+    assert not torch.equal(module.linear.weight, before)
 
 
 class Called(nn.Module):

@@ -1,0 +1,23 @@
+"""The modules of a field, several looks at which are a part of every solve."""
+
+from torch import nn
+
+
+def modules_of(field: object) -> list[nn.Module]:
+    """Return a field and the modules within, each once, in the order of ``nn.Module.modules``.
+
+    Nothing for what is no module. It takes less than half of that one's time, which goes into
+    names that nobody asks for: around a compiled solve of a few hundred microseconds it counts.
+    """
+    if not isinstance(field, nn.Module):
+        return []
+    found: dict[nn.Module, None] = {}
+    _add(field, found)
+    return list(found)
+
+
+def _add(module: nn.Module, found: dict[nn.Module, None]) -> None:
+    found[module] = None
+    for inner in module._modules.values():
+        if inner is not None and inner not in found:
+            _add(inner, found)
