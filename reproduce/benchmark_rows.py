@@ -43,6 +43,7 @@ def values(label: str, ours: str, plan: Plan, outcome: Outcome) -> Rows:
             if library != "ours":
                 best = versus.setdefault(f"{label}_vs_{library}", {})
                 _keep_best(best, compared)
+                # Each with the alternative that is best there, as the library's user would choose.
                 for metric, ratio in _elsewhere(ours, name, plan, outcome).items():
                     best[metric] = max(ratio, best.get(metric, 0.0))
         rows |= versus
@@ -89,7 +90,7 @@ def _compared(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, fl
 
 
 def _elsewhere(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, float]:
-    """Return the ratios at the errors of ours at other tolerances, if the other's lie around."""
+    """Return ratios at the errors of ours at other tolerances, where they lie within theirs."""
     found: dict[str, float] = {}
     for work in ERRORS:
         ours, theirs = _curves(work, own, name, plan, outcome, outcome)

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from reproduce.failures import ended
+
 FEWEST = 6  # rounds of which an interval can be told
 PATIENCE = 180.0  # seconds for imports, compilation and all first calls of an alternative
 
@@ -146,10 +148,10 @@ class Process:
         except BrokenPipeError:
             line = None
         if line is None:
-            self._running.wait()
+            code = self._running.wait()
             self._stderr.seek(0)
-            said = self._stderr.read().strip().splitlines() or ["it said nothing"]
-            raise Lost(f"its process ended: {said[-1]}")
+            said = self._stderr.read().strip().splitlines()
+            raise Lost(f"its process ended: {said[-1]}" if said else f"its process {ended(code)}")
         found: dict[str, Any] = json.loads(line)
         return found
 

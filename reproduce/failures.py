@@ -39,17 +39,22 @@ def full_disk(folder: Path) -> str:
 
 
 def killed(code: int) -> str:
-    """Return the hint of a run that a signal ended.
+    """Return the hint of a run that a signal ended; see `ended`."""
+    return f"{ended(code)}; the next call resumes it"
+
+
+def ended(code: int) -> str:
+    """Return how a process ended that was not at its end.
 
     Args:
-        code: Exit status as `subprocess` gives it, or as a shell does; 0 if the training ended
-            early without one.
+        code: Exit status as `subprocess` gives it, or as a shell does; 0 if it ended early without
+            one.
     """
     number = -code if code < 0 else code - 128
     why = f"ended by signal {number}" if code else "ended early"
     if number == signal.SIGKILL:
         why += ": if nobody sent it, the machine may have run out of memory"
-    return f"{why}; the next call resumes it"
+    return why
 
 
 def is_signal(code: int) -> bool:

@@ -139,7 +139,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.problems",
     ),
     "reproduce.contender": ("reproduce.peers", "reproduce.precision", "reproduce.problems"),
-    "reproduce.contest": (),
+    "reproduce.contest": ("reproduce.failures",),
     "reproduce.work_precision": ("reproduce.statistics",),
     "reproduce.benchmark_rows": (
         "reproduce.contest",

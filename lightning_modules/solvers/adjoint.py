@@ -37,14 +37,22 @@ def solve_with_adjoint(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
         States ``(time, *y0.shape)``, once differentiable with respect to ``y0``, ``times`` and
         the parameters. Backward keeps these states and nothing else of the forward solve.
     """
+    if not torch.is_grad_enabled():
+        return _forward(problem, y0, times)
     parameters = problem.parameters
-    if torch.is_grad_enabled() and any(p.is_complex() for p in parameters):
+    if any(p.is_complex() for p in parameters):
         raise ValueError(
             "A parameter of the field is complex; the adjoint carries real numbers and would lose "
             "its imaginary part. Use gradient='checkpoint' or 'direct'."
         )
     ys: Tensor = _Adjoint.apply(problem, y0, times, *parameters)
     return ys
+
+
+def _forward(problem: Problem, y0: Tensor, times: Tensor) -> Tensor:
+    settings, stats = problem.settings, problem.stats
+    field, norm = Counted(problem.field, stats), shared(problem.norm, settings)
+    return problem.backend.solve(field, y0, times, _forward_settings(settings), norm, stats)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -56,17 +64,9 @@ class _Adjoint(torch.autograd.Function):
     ) -> Tensor:
         ctx.problem, ctx.parameters = problem, parameters
         ctx.autocast = autocast_now(y0.device.type)
-        settings, stats = problem.settings, problem.stats
-        y0, before = y0.detach(), Surroundings.of(problem.source)
+        before = Surroundings.of(problem.source)
         with autocast_as(ctx.autocast):
-            ys = problem.backend.solve(
-                Counted(problem.field, stats),
-                y0,
-                times,
-                _forward_settings(settings),
-                shared(problem.norm, settings),
-                stats,
-            )
+            ys = _forward(problem, y0.detach(), times)
         ctx.solved = Solved.since(before, problem.source)
         # Saved although ctx.parameters holds them: this notices changes made in place.
         ctx.save_for_backward(ys, times, *parameters)

@@ -21,7 +21,7 @@ from lightning_modules.solvers.once import differentiable_once
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import Pulls, autocast_as, autocast_now
 from lightning_modules.solvers.stepping import BufferedStages
-from lightning_modules.solvers.surroundings import Read, Solved, Surroundings, again
+from lightning_modules.solvers.surroundings import Solved, Surroundings, again
 from lightning_modules.solvers.sweep import StagedSweep, Taken
 from lightning_modules.solvers.tableaus import TABLEAUS
 
@@ -53,12 +53,14 @@ class Path:
     Args:
         steps: The accepted steps.
         starts: States at their starts, ``(numbers,)`` each or ``(some steps, numbers)``.
-        around: The field as it was, or what of it was read.
+        solved: The field as it was left; None where only its tensors matter.
+        read: Its tensors, beside the parameters, that may be read again.
     """
 
     steps: Sequence[Taken]
     starts: Sequence[Tensor]
-    around: Solved | Read
+    solved: Solved | None
+    read: Sequence[Tensor] = ()
 
 
 class Passes(Protocol):
@@ -115,9 +117,9 @@ class _Checkpoint(torch.autograd.Function):
         y0 = y0.detach()
         with autocast_as(ctx.autocast):
             ys, path = passes.forward(y0, times)
-        ctx.steps, ctx.around = path.steps, path.around
+        ctx.steps, ctx.solved, ctx.kept = path.steps, path.solved, len(path.starts)
         # Saved, not kept: this notices changes made in place and frees them after backward.
-        ctx.save_for_backward(*path.starts, *parameters)
+        ctx.save_for_backward(*path.starts, *parameters, *path.read)
         return ys
 
     @staticmethod
@@ -126,10 +128,9 @@ class _Checkpoint(torch.autograd.Function):
         "its parts is given as a function then, lambda t, y: field(t, y)."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        starts = saved[: len(saved) - len(ctx.parameters)]
+        starts = ctx.saved_tensors[: ctx.kept]
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
-        path = Path(ctx.steps, starts, ctx.around)
+        path = Path(ctx.steps, starts, ctx.solved)
         with autocast_as(ctx.autocast):
             grad_y0, gradients = ctx.passes.backward(
                 path, y0, ctx.parameters, grad_ys.reshape(len(grad_ys), -1)
@@ -164,8 +165,8 @@ class Eager:
         """Evaluate the steps again, from the last to the first, and go back through them."""
         starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
         replay = _Replay(self.problem, y0, starts, parameters)
-        assert isinstance(path.around, Solved)
-        with again(path.around, parameters):
+        assert path.solved is not None
+        with again(path.solved, parameters):
             grad_y0 = StagedSweep(replay, replay.tableau, y0).run(path.steps, grad_ys)
         return grad_y0, replay.gradients
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
-from lightning_modules.solvers.tree import modules_of
+from lightning_modules.solvers.tree import modules_of, only_written
 
 
 class Unrecordable(Exception):
@@ -28,45 +27,48 @@ class Unrecordable(Exception):
 PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 )
-# Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads.
+# Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads;
+# in the last Lightning notes which of its hooks runs, another one in backward.
 OWN = frozenset(nn.Module().__dict__) - {"training"} | {"_current_fx_name"}
-"""And where Lightning notes which of its hooks runs, another one in forward than in backward."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fingerprint(module: nn.Module, fixed: list[Tensor] | None = None) -> Hashable:
+def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hashable:
     """Return what of a module a recording depends on, without the values in its tensors.
 
     Args:
         module: The module.
-        fixed: Where its tensors that want no gradient are added, without the averages of
-            normalisations in training, which only write them.
+        tensors: Where its tensors are added, without averages that are only written.
 
     Raises:
         Unrecordable: If there are hooks, which a replay would not call, or attributes of which
             nobody can tell whether they have changed.
     """
     marks: list[Hashable] = []
-    fixed = [] if fixed is None else fixed
-    for part in modules_of(module):
+    tensors = [] if tensors is None else tensors
+    modules = modules_of(module)
+    places = {part: place for place, part in enumerate(modules)}
+    for part in modules:
         own = part.__dict__
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
-        kind: Any = type(part)
-        marks += (kind, *map(id, own["_modules"].values()))
+        marks.append(_reference(type(part)))
+        for name, inner in own["_modules"].items():
+            marks += (name, None if inner is None else places[inner])
         if any(own.get(hooks) for hooks in HOOKS):
             raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
-        for tensor in own["_parameters"].values():
-            marks.append(None if tensor is None else _tensor(tensor, fixed))
-        if own["_buffers"]:
-            passing = part.training and isinstance(part, _NormBase)
-            for tensor in own["_buffers"].values():
-                marks.append(None if tensor is None else _tensor(tensor, [] if passing else fixed))
+        for name, tensor in own["_parameters"].items():
+            marks += (name, None if tensor is None else _tensor(tensor, tensors))
+        read = tensors if own["_buffers"] and not only_written(part) else []
+        for name, tensor in own["_buffers"].items():
+            marks += (name, None if tensor is None else _tensor(tensor, read))
         for attribute, value in own.items():
             if attribute not in OWN:
                 marks.append(attribute)
                 # 1, 1.0 and True are equal and not the same.
-                marks.append((type(value), value) if type(value) in PLAIN else _mark(value, fixed))
+                marks.append(
+                    (type(value), value) if type(value) in PLAIN else _mark(value, tensors)
+                )
     return tuple(marks)
 
 
@@ -116,28 +118,26 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
     return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
 
 
-def _tensor(x: Tensor, fixed: list[Tensor]) -> Hashable:
+def _tensor(x: Tensor, tensors: list[Tensor]) -> Hashable:
     if type(x) not in (Tensor, nn.Parameter):
         raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
     if x._backward_hooks:
         raise Unrecordable("a parameter has hooks, which a replay would not call")
-    wanted = x.requires_grad
-    if not wanted:
-        fixed.append(x)
-    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, wanted
+    tensors.append(x)
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x.requires_grad
 
 
-def _mark(value: Any, fixed: list[Tensor]) -> Hashable:
+def _mark(value: Any, tensors: list[Tensor]) -> Hashable:
     if type(value) in PLAIN or isinstance(value, enum.Enum):
         return type(value), value
     if isinstance(value, Tensor):
-        return _tensor(value, fixed)
+        return _tensor(value, tensors)
     if isinstance(value, nn.Module):
-        return fingerprint(value, fixed)
+        return fingerprint(value, tensors)
     if isinstance(value, dict):
-        return tuple((_mark(key, fixed), _mark(inner, fixed)) for key, inner in value.items())
+        return tuple((_mark(key, tensors), _mark(inner, tensors)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value), tuple(_mark(inner, fixed) for inner in value)
+        return type(value), tuple(_mark(inner, tensors) for inner in value)
     if isinstance(value, types.MethodType):
         return value.__func__, _reference(value.__self__)
     return _reference(value)

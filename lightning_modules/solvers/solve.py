@@ -74,14 +74,7 @@ def odeint(
     stats = SolveStats()
     deliver(stats)
     tensor_field = OnTensors(field, layout)
-    problem = Problem(
-        backend,
-        tensor_field,
-        field,
-        settings,
-        measure,
-        stats,
-    )
+    problem = Problem(backend, tensor_field, field, settings, measure, stats)
     recorded = times.requires_grad and torch.is_grad_enabled()
     if settings.gradient != "direct":
         _check_derivatives(problem, start, times)
@@ -127,9 +120,8 @@ def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
             f"Derivatives in forward mode do not pass gradient={gradient!r}. Use "
             "gradient='direct'."
         )
-    if not torch.is_grad_enabled() or y0.requires_grad or times.requires_grad:
-        return
-    if problem.parameters:
+    wanted = y0.requires_grad or times.requires_grad or problem.parameters
+    if not torch.is_grad_enabled() or wanted:
         return
     with unwritten(problem.source):
         slope = problem.field(times[0], y0)

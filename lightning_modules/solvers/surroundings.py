@@ -1,12 +1,14 @@
 """What a field is and computes with, between a forward solve and its backward one.
 
 Backward evaluates the field again. It must then be what it was in forward, and what its
-evaluations write, running means above all, must not be written a second time.
+evaluations write, running means above all, must not be written a second time. The inside of lists,
+dicts and other objects that a field refers to is not looked at.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +19,22 @@ from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.identity import OWN, PLAIN
 from lightning_modules.solvers.state import times_written
-from lightning_modules.solvers.tree import modules_of
+from lightning_modules.solvers.tree import modules_of, only_written
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _This:
-    """A tensor that is equal to itself alone, whatever it holds; no other gets its place."""
+class _Identity:
+    """Something that equals itself alone; it is held, so that nothing else gets its id."""
 
-    tensor: Tensor
+    of: object
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _This) and other.tensor is self.tensor
+        return isinstance(other, _Identity) and other.of is self.of
 
-    def __hash__(self) -> int:
-        return id(self.tensor)
+    __hash__ = None  # type: ignore[assignment]
 
 
-_Marks = dict[tuple[nn.Module, str], Hashable]
+_Marks = dict[tuple[nn.Module, str], object]
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,14 @@ class Surroundings:
     Args:
         modules: The field and the modules within.
         parameters: Those that want a gradient.
-        frozen: Those that want none.
-        buffers: All but averages.
-        averages: Buffers of normalisations in training, which only write them.
-        attributes: Numbers, texts and the like, and tensors that are nothing of the above;
-            whether normalisations and dropouts are in training.
+        buffers: All but averages that are only written.
+        averages: These.
+        attributes: Frozen parameters, tensors that are nothing of the above, functions, numbers,
+            texts and the like; whether normalisations and dropouts are in training.
     """
 
     modules: list[nn.Module]
     parameters: _Marks
-    frozen: _Marks
     buffers: _Marks
     averages: _Marks
     attributes: _Marks
@@ -62,54 +61,35 @@ class Surroundings:
     @classmethod
     def of(cls, field: object) -> "Surroundings":
         """Look at a field; what is no module has nothing to look at."""
-        found = cls(modules_of(field), {}, {}, {}, {}, {})
+        found = cls(modules_of(field), {}, {}, {}, {})
         for module in found.modules:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     wanted = parameter.requires_grad
-                    marks = found.parameters if wanted else found.frozen
-                    marks[module, name] = _tensor(parameter)
-            passing = module.training and isinstance(module, _NormBase)
-            marks = found.averages if passing else found.buffers
+                    marks = found.parameters if wanted else found.attributes
+                    marks[module, name] = _mark(parameter)
+            marks = found.averages if only_written(module) else found.buffers
             for name, buffer in module._buffers.items():
-                marks[module, name] = None if buffer is None else _tensor(buffer)
+                marks[module, name] = _mark(buffer)
             for name, value in module.__dict__.items():
-                if isinstance(value, Tensor):
-                    found.attributes[module, name] = _tensor(value)
-                elif type(value) in PLAIN and name not in OWN and name != "training":
-                    found.attributes[module, name] = type(value), value  # 1 and True are equal
+                if name not in OWN and name != "training":
+                    mark = _mark(value)
+                    if mark is not None:
+                        found.attributes[module, name] = mark
             if isinstance(module, _NormBase | _DropoutNd):
                 found.attributes[module, "training"] = module.training
         return found
 
 
-def _tensor(x: Tensor) -> Hashable:
-    return _This(x), 0 if is_lazy(x) else times_written(x)
-
-
-@dataclass(frozen=True)
-class Read:
-    """Tensors of a field that want no gradient, and how often each was written to.
-
-    Who goes back by a plan reads them where they are; nothing else of the field matters then.
-    """
-
-    tensors: Sequence[Tensor]
-    written: list[int]
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> "Read":
-        """Look at tensors."""
-        return cls(tensors, list(map(times_written, tensors)))
-
-    def check(self) -> None:
-        """Look at them before backward.
-
-        Raises:
-            RuntimeError: If their values may be others.
-        """
-        if list(map(times_written, self.tensors)) != self.written:
-            raise changed("A tensor of the field was written to")
+def _mark(value: object) -> object:
+    """Return what tells a value from others; None if nobody can."""
+    if isinstance(value, Tensor):
+        return _Identity(value), 0 if is_lazy(value) else times_written(value)
+    if type(value) in PLAIN:
+        return type(value), value  # 1, 1.0 and True are equal and not the same
+    if isinstance(value, Enum) or (callable(value) and not isinstance(value, nn.Module)):
+        return _Identity(value)
+    return None
 
 
 @dataclass(frozen=True)
@@ -121,27 +101,25 @@ class Solved:
         modules: Its modules; none where evaluations replace them.
         parameters: As in `Surroundings`.
         buffers: Likewise.
-        fixed: Attributes and frozen parameters that evaluations do not change.
+        attributes: Likewise, those that evaluations do not change.
         known: Names of all attributes.
         writes: Whether evaluations write buffers, or may: functions such as ``F.batch_norm``
             write without counting it.
-        read: What else of it was read.
     """
 
     field: object
     modules: list[nn.Module]
     parameters: _Marks
     buffers: _Marks
-    fixed: _Marks
+    attributes: _Marks
     known: frozenset[tuple[nn.Module, str]]
     writes: bool
-    read: Read
 
     @classmethod
     def since(cls, before: Surroundings, field: object) -> "Solved":
         """Compare what there was before a solve with what there is after it."""
         after = Surroundings.of(field)
-        was, now = before.attributes | before.frozen, after.attributes | after.frozen
+        was, now = before.attributes, after.attributes
         in_training = any(module.training for module in after.modules)
         may = bool(after.buffers or after.averages) and in_training
         written = (before.buffers, before.averages) != (after.buffers, after.averages)
@@ -153,16 +131,14 @@ class Solved:
             {name: mark for name, mark in now.items() if was.get(name) == mark},
             frozenset(now),
             may or written,
-            Read.of(()),
         )
 
     @classmethod
-    def untouched(cls, field: object, read: Read) -> "Solved":
+    def untouched(cls, field: object) -> "Solved":
         """Look at a field that was not evaluated, and will write nothing when it is."""
         now = Surroundings.of(field)
-        fixed = now.attributes | now.frozen
-        known = frozenset(fixed)
-        return cls(field, now.modules, now.parameters, now.buffers, fixed, known, False, read)
+        known = frozenset(now.attributes)
+        return cls(field, now.modules, now.parameters, now.buffers, now.attributes, known, False)
 
     def check(self) -> None:
         """Look at the field before backward.
@@ -170,15 +146,14 @@ class Solved:
         Raises:
             RuntimeError: If it is not what it was when the forward solve had ended.
         """
-        self.read.check()
         now = Surroundings.of(self.field)
-        found = now.attributes | now.frozen
-        others = [name for name, was in self.fixed.items() if found.get(name) != was]
-        others += found.keys() - self.known
         if self.modules and now.modules != self.modules:
             raise changed("The field's modules were replaced")
         if now.parameters != self.parameters:
             raise changed("The field's parameters were replaced, frozen or unfrozen")
+        others = [name for name, was in self.attributes.items() if now.attributes.get(name) != was]
+        if self.modules:  # those that evaluations make have attributes that nobody knows yet
+            others += now.attributes.keys() - self.known
         if others:
             raise changed(f"The field's {others[0][1]!r} was changed")
         if now.buffers != self.buffers:
@@ -188,7 +163,7 @@ class Solved:
 def changed(what: str) -> RuntimeError:
     """Return the error of a field that is another one in backward than in forward."""
     return RuntimeError(
-        f"{what} between forward and backward, which needs the field as forward met it. Run "
+        f"{what} between forward and backward, which needs the field as forward left it. Run "
         "backward first, make what changes part of the state, or use gradient='direct'; a field "
         "that knows its parts is given as a function then, lambda t, y: field(t, y)."
     )

@@ -1,6 +1,9 @@
 """The modules of a field, several looks at which are a part of every solve."""
 
+import weakref
+
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def modules_of(field: object) -> list[nn.Module]:
@@ -11,6 +14,8 @@ def modules_of(field: object) -> list[nn.Module]:
     """
     if not isinstance(field, nn.Module):
         return []
+    if isinstance(field, weakref.ProxyTypes):  # which have no hash
+        return list(field.modules())
     found: dict[nn.Module, None] = {}
     _add(field, found)
     return list(found)
@@ -21,3 +26,8 @@ def _add(module: nn.Module, found: dict[nn.Module, None]) -> None:
     for inner in module._modules.values():
         if inner is not None and inner not in found:
             _add(inner, found)
+
+
+def only_written(module: nn.Module) -> bool:
+    """Return whether its buffers are averages that it writes, in training, and does not read."""
+    return module.training and isinstance(module, _NormBase)

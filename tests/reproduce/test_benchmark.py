@@ -393,6 +393,15 @@ def test_without_a_reference_every_alternative_of_a_problem_fails() -> None:
     assert not outcome.told
 
 
+def test_a_process_that_was_killed_says_why_it_may_have_been() -> None:
+    """Alternatives stand side by side, and the largest problems do not fit into every memory."""
+    plan = Plan("linear", {"batch": 2}, ["ours_direct"], [1e-3], 1, 9.0, 0.0, 1)
+    with contest.Process(plan, None, "ours_direct") as process:
+        process._running.kill()
+        with pytest.raises(contest.Lost, match=r"process ended by signal 9: .* out of memory"):
+            process.ask(9.0)
+
+
 def test_marks_for_gpus_are_not_measured_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,18 +188,18 @@ class LoopedPlan:
         missing = self._kinds(steps) - self._backs.keys()
         if not missing:
             return
-        work, wanted = self._trials, parameters
+        work = self._trials
         for full in missing:
             with lasting():
-                state = self._back_start(1, self._nothing, _zeros(wanted))
+                state = self._back_start(1, self._nothing, _zeros(parameters))
                 same = [steps.chunks[0].clocks, self._no_starts, *steps.span, self._no_outputs]
                 self._backs[full] = compiled_loop(
                     work.left,
-                    partial(work.back, self._tableau.stages - 1, wanted),
+                    partial(work.back, self._tableau.stages - 1, parameters),
                     state,
                     same,
                     module,
-                    first=partial(work.begin, full, wanted),
+                    first=partial(work.begin, full, parameters),
                 )
 
     def back(

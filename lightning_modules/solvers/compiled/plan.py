@@ -89,15 +89,15 @@ class CompiledPlan:
         missing = self._counts(steps) - self._backs.keys()
         if not missing:
             return
-        tableau, wanted = self._tableau, parameters
+        tableau = self._tableau
         y, first = y0.detach().reshape(-1).contiguous(), steps[0]
         for count in missing:
             with lasting():
                 received = y.new_zeros(tableau.stages, len(y))
-                totals = [torch.zeros_like(p) for p in wanted]
+                totals = [torch.zeros_like(p) for p in parameters]
                 clock = clock_of(tableau, number(first.t), number(first.dt), y)
                 examples = (clock, y, torch.zeros_like(y), received, *totals)
-                work = partial(self._functions.back, count, wanted)
+                work = partial(self._functions.back, count, parameters)
                 self._backs[count] = compiled_function(work, examples, module)
 
     def back(

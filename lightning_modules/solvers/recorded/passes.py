@@ -21,7 +21,7 @@ from lightning_modules.solvers.identity import Unrecordable
 from lightning_modules.solvers.recorded.engine import Engine, Walked
 from lightning_modules.solvers.recorded.plans import Found, find
 from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
-from lightning_modules.solvers.surroundings import Read, Solved
+from lightning_modules.solvers.surroundings import Solved
 
 
 def backend_of(engine: Engine) -> Backend:
@@ -86,26 +86,29 @@ class Planned:
         walked = _walked(self.found, counted, y0, times, settings, stats, keep=True)
         if walked is None:
             return Eager(problem).forward(y0, times)
-        around: Solved | Read = (read := Read.of(self.found.fixed))
+        wanted = set(map(id, problem.parameters))
+        # Those of inference mode cannot be saved, and nobody may write to them.
+        read = [x for x in self.found.tensors if id(x) not in wanted and not x.is_inference()]
+        solved = None
         try:
             plan.record_back(self.found.module, y0, problem.parameters, walked.steps)
         except Unrecordable as reason:
             self.found.refuse(reason)
-            around = Solved.untouched(problem.source, read)  # backward will go step by step
-        return _with_start(y0, walked.outputs), Path(walked.steps, walked.starts, around)
+            solved = Solved.untouched(problem.source)  # backward will go step by step
+        path = Path(walked.steps, walked.starts, solved, read)
+        return _with_start(y0, walked.outputs), path
 
     def backward(
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Go back through the steps that were taken."""
-        plan, stats, around = self.found.plan, self.problem.stats, path.around
-        if isinstance(around, Read):
-            around.check()
+        if path.solved is None:
+            plan, stats = self.found.plan, self.problem.stats
             found = plan.back(y0, parameters, path.steps, path.starts, grad_ys, stats)
             if found:
                 return found
-            around = self.found.as_it_was()  # the way back is gone, for want of memory
-        path = replace(path, around=around)
+            # The way back is gone, for want of memory.
+            path = replace(path, solved=self.found.as_it_was())
         return Eager(self.problem).backward(path, y0, parameters, grad_ys)
 
 

@@ -19,7 +19,7 @@ from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_k
 from lightning_modules.solvers.recorded.engine import Engine, Plan, Task
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
-from lightning_modules.solvers.surroundings import Read, Solved, changed
+from lightning_modules.solvers.surroundings import Solved, changed
 from lightning_modules.solvers.watching import watchers
 
 MOST_PLANS = 16
@@ -80,7 +80,7 @@ class Found:
         module: The field.
         marks: Its fingerprint.
         key: What the plan is kept by.
-        fixed: Its tensors that want no gradient.
+        tensors: Its tensors, without averages that are only written.
     """
 
     engine: Engine
@@ -88,21 +88,21 @@ class Found:
     module: nn.Module
     marks: Hashable
     key: Hashable
-    fixed: list[Tensor]
+    tensors: list[Tensor]
 
     def refuse(self, reason: Unrecordable) -> None:
         """Solve such as this one step by step from now on."""
         _FIELDS[self.module].refuse(self.engine, self.module, self.key, reason)
 
     def as_it_was(self) -> Solved:
-        """Return the field as it was found.
+        """Return the field, which must be as it was found, its values aside.
 
         Raises:
             RuntimeError: If it is another one by now.
         """
         with suppress(Unrecordable):
             if fingerprint(self.module) == self.marks:
-                return Solved.untouched(self.module, Read.of(self.fixed))
+                return Solved.untouched(self.module)
         raise changed("The field was changed")
 
 
@@ -139,8 +139,8 @@ def find(
     if outputs * y0.numel() * y0.element_size() > MOST_OUTPUT_BYTES:
         return None
     try:
-        fixed: list[Tensor] = []
-        marks = fingerprint(module, fixed)
+        tensors: list[Tensor] = []
+        marks = fingerprint(module, tensors)
         function = (on_tensors.key(), norm_key(norm), marks)
     except (Unrecordable, RecursionError) as reason:
         known.refuse(engine, module, None, Unrecordable(str(reason)))
@@ -162,7 +162,7 @@ def find(
             return None
         _trim(known.plans, MOST_PLANS)
     known.plans.move_to_end(key)
-    return Found(engine, plan, module, marks, key, fixed)
+    return Found(engine, plan, module, marks, key, tensors)
 
 
 def _may_replay(engine: Engine, y0: Tensor, settings: SolverSettings) -> bool:
@@ -188,6 +188,7 @@ def _kind(y0: Tensor, settings: SolverSettings) -> tuple[Hashable, ...]:
         y0.dtype,
         y0.device,
         autocast["enabled"] and autocast["dtype"],
+        torch.get_default_dtype(),
         torch.get_num_threads(),
         *_roundings(),
         torch.backends.cudnn.deterministic,

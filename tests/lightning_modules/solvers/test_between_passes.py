@@ -1,5 +1,6 @@
 """What happens to a field between a solve by a plan and its way back is noticed, or harmless."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ BACKENDS = ("native", "compiled", "captured")
 
 
 class Field(nn.Module):
-    """dy/dt = W tanh(s b y) with a frozen weight, a buffer and a tensor that is an attribute."""
+    """dy/dt = W tanh(…) with a frozen weight, a buffer and tensors that are attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,9 +29,11 @@ class Field(nn.Module):
         self.frozen = nn.Parameter(torch.ones(2).double(), requires_grad=False)
         self.register_buffer("buffer", torch.ones(2).double())
         self.attribute = torch.ones(2).double()
+        self.detached = 1.0 * self.linear.weight.diagonal()  # of a graph that it is used without
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.linear(torch.tanh(self.frozen * self.buffer * self.attribute * y))
+        scale = self.frozen * self.buffer * self.attribute * self.detached.detach()
+        return self.linear(torch.tanh(scale * y))
 
 
 def _settings(backend: str) -> SolverSettings:
@@ -53,15 +56,15 @@ def _planned(field: nn.Module, backend: str) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["frozen", "buffer", "attribute"])
-def test_a_tensor_without_a_gradient_that_was_written_to_is_noticed(
+@pytest.mark.parametrize("name", ["frozen", "buffer", "attribute", "detached"])
+def test_a_tensor_that_backward_reads_again_and_that_was_written_to_is_noticed(
     name: str, backend: str, traced: list[Any], recorders: list[HostRecorder]
 ) -> None:
     field = Field()
     loss = _planned(field, backend)
     with torch.no_grad():
         getattr(field, name).mul_(2.0)
-    with pytest.raises(RuntimeError, match="between forward and backward"):
+    with pytest.raises(RuntimeError, match=r"between forward and backward|modified by an inplace"):
         loss.backward()
     _loss(field, backend).backward()  # the next pair is none the wiser
 
@@ -130,6 +133,10 @@ def _in_its_place(field: Acts) -> None:
     field.acts.insert(0, nn.SiLU())
 
 
+def _equal(field: Acts) -> None:
+    field.acts[0] = nn.Tanh()
+
+
 def _turned(field: Acts) -> None:
     field.acts[0], field.acts[1] = field.acts[1], field.acts[0]
 
@@ -150,6 +157,19 @@ def test_a_field_with_another_layer_is_another_field(
     replace(field)
     with torch.no_grad():
         same([_loss(field, backend)], [_loss(field, "native")])
+
+
+def test_a_field_with_a_new_layer_that_is_like_the_old_one_keeps_its_plan(
+    traced: list[Any],
+) -> None:
+    field = Acts()
+    _planned(field, "compiled")
+    made = len(traced)
+    for _ in range(3):
+        _equal(field)
+        _loss(field, "compiled").backward()
+    assert len(plans._FIELDS[field].plans) == 1
+    assert len(traced) == made
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
@@ -183,20 +203,19 @@ def test_where_the_recorded_way_back_is_gone_the_field_must_be_what_it_was(
 
 
 class Shared(nn.Module):
-    """Modules within modules, one of them twice, one not there, a weight of two names."""
+    """Modules within modules, one of them twice, one not there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2)))
         self.second, self.none = self.first[0], None
         self.register_module("missing", None)
-        self.register_parameter("absent", None)
-        self.weight = self.first[0].weight
-        self.first[0].bias.requires_grad_(False)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_the_modules_of_a_field_are_those_that_torch_finds() -> None:
     for field in (Shared(), nn.Sequential(), torch.jit.script(nn.Linear(2, 2))):
         assert modules_of(field) == list(field.modules())
+    shared = Shared()
+    assert modules_of(weakref.proxy(shared)) == [*shared.modules()]
     assert modules_of(lambda t, y: y) == []

@@ -297,6 +297,19 @@ def test_another_rounding_is_another_recording(recorders: list[HostRecorder]) ->
     assert len(recorders) == 2
 
 
+def test_another_default_precision_is_another_recording(recorders: list[HostRecorder]) -> None:
+    """A third that a field makes itself is another number then."""
+    field = Field(lambda self, t, y: self.linear(y) * torch.full((2,), 1 / 3))
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            for _ in range(3):
+                same(field)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(recorders) == 2
+
+
 def test_autocast_is_recorded_as_it_is_set(recorders: list[HostRecorder]) -> None:
     field = Field().float()
     y0 = torch.linspace(-1, 1, 6).view(3, 2)

@@ -49,16 +49,17 @@ def _start() -> Tensor:
 
 
 class Plain(nn.Module):
-    """dy/dt = W tanh(y), scaled by an attribute."""
+    """dy/dt = W tanh(y), scaled by an attribute, another one being tanh."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.linear = nn.Linear(3, 3).double()
         self.scale: float | Tensor = 1.0
+        self.shape: Callable[[Tensor], Tensor] = torch.tanh
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.scale * self.linear(torch.tanh(y))
+        return self.scale * self.linear(self.shape(y))
 
 
 def _gradient(
@@ -142,6 +143,8 @@ def test_running_means_do_not_depend_on_how_gradients_are_taken(
 def _other(field: Plain, how: str) -> None:
     if how == "float":
         field.scale = 2.0
+    elif how == "function":
+        field.shape = torch.sin
     elif how == "tensor":
         field.scale = torch.tensor(2.0).double()
     else:
@@ -150,7 +153,7 @@ def _other(field: Plain, how: str) -> None:
 
 
 @again
-@pytest.mark.parametrize("how", ["float", "tensor", "in place"])
+@pytest.mark.parametrize("how", ["float", "function", "tensor", "in place"])
 def test_an_attribute_that_has_changed_since_forward_is_noticed(
     backend: str, gradient: str, how: str
 ) -> None:
@@ -159,7 +162,8 @@ def test_an_attribute_that_has_changed_since_forward_is_noticed(
         field.scale = torch.tensor(1.0).double()
     loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
     _other(field, how)
-    with pytest.raises(RuntimeError, match="'scale' was changed between forward and backward"):
+    name = "shape" if how == "function" else "scale"
+    with pytest.raises(RuntimeError, match=f"'{name}' was changed between forward and backward"):
         loss.backward()
 
 
@@ -210,6 +214,26 @@ def test_a_frozen_parameter_that_evaluations_count_in_is_no_change(
     field, settings = Counting(), _settings(backend, gradient)
     first = odeint(field, _start(), TIMES, settings).ys.sum()
     (first + odeint(field, _start(), TIMES, settings).ys.sum()).backward()
+    assert field.linear.weight.grad is not None
+
+
+@again
+def test_a_layer_that_evaluations_make_is_no_change(backend: str, gradient: str) -> None:
+    class Making(Plain):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            self.act = nn.ReLU()
+            return self.act(super().forward(t, y))
+
+    field, settings = Making(), _settings(backend, gradient)
+    first = odeint(field, _start(), TIMES, settings).ys.sum()
+    (first + odeint(field, _start(), TIMES, settings).ys.sum()).backward()
+    assert field.linear.weight.grad is not None
+
+
+@again
+def test_a_field_may_be_a_weak_proxy(backend: str, gradient: str) -> None:
+    field, settings = Plain(), _settings(backend, gradient)
+    odeint(weakref.proxy(field), _start(), TIMES, settings).ys.sum().backward()
     assert field.linear.weight.grad is not None
 
 
