@@ -1,12 +1,12 @@
 """Which solves have a plan, and where the plans are kept."""
 
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ _RESTLESS = (
     "in place, or the shapes of its states vary; change weights in place, and pad batches"
 )
 
-_FIELDS: MutableMapping[nn.Module, _OfField] = WeakKeyDictionary()
+_FIELDS: MutableMapping[nn.Module, _OfField] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def find(
     if not isinstance(counted, Counted) or not isinstance(counted.field, Recordable):
         return None
     on_tensors, module = counted.field, counted.field.source
-    if not isinstance(module, nn.Module) or not _may_replay(engine, y0, settings):
+    if not isinstance(module, nn.Module) or isinstance(module, weakref.ProxyTypes):
+        return None  # nothing can be kept for a proxy
+    if not _may_replay(engine, y0, settings):
         return None
     known = _FIELDS.get(module) or _FIELDS.setdefault(module, _OfField())
     outputs = _room(len(times) - 1)

@@ -202,6 +202,18 @@ def test_where_the_recorded_way_back_is_gone_the_field_must_be_what_it_was(
         same([field.linear.weight.grad], [expected])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("backend", ["compiled", "captured"])
+def test_a_weak_proxy_of_a_field_is_solved_natively(
+    backend: str, traced: list[Any], recorders: list[HostRecorder]
+) -> None:
+    field = Acts()
+    for _ in range(3):
+        with torch.no_grad():
+            same([_loss(weakref.proxy(field), backend)], [_loss(field, "native")])
+    assert not traced
+    assert not recorders
+
+
 class Shared(nn.Module):
     """Modules within modules, one of them twice, one not there."""
 
