@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def files(folder: Path, experiment: str) -> list[Path]:
 def is_shipped(folder: Path) -> bool:
     """Return whether a folder is the one whose results the repository ships."""
     return folder.resolve() == SHIPPED.resolve()
+
+
+def runs(out: Path) -> Path:
+    """Return the folder of the run folders that belong to a folder of results."""
+    told = os.environ.get("REPRODUCE_RUNS")
+    return (Path(told) if told else out / "runs").resolve()

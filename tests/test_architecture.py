@@ -380,6 +380,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.storage",
         "reproduce.tether",
     ),
+    "reproduce.arguments": (
+        "reproduce.catalogue",
+        "reproduce.comparing",
+        "reproduce.jobs",
+        "reproduce.usage",
+    ),
+    "reproduce.regenerate": ("reproduce",),
     "reproduce.__main__": ("reproduce",),
 }
 WITHOUT_LIGHTNING = ("lightning_modules.solvers", "lightning_modules.nets", "reproduce.")

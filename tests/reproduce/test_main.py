@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from reproduce import provenance, records, train
-from reproduce.__main__ import _context, _in_a_file_name, build_parser, main
+from reproduce.__main__ import main
+from reproduce.arguments import build_parser
 from reproduce.catalogue import names
 from reproduce.context import Context
 from reproduce.experiments import ablations, step_time, table1
 from reproduce.jobs import BadSettings
 from reproduce.records import Record
+from reproduce.regenerate import build_context, in_a_file_name
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -60,7 +62,7 @@ def test_bad_input_is_one_line_and_exit_status_2(
 def test_no_experiment_measures_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
     arguments = build_parser().parse_args(["step_time", "--profile", "smoke", "--device", "cpu"])
-    _context(step_time, arguments, [])
+    build_context(step_time, arguments, [])
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -251,8 +253,8 @@ def test_a_report_without_rows_says_what_to_do(
 
 def test_figures_of_different_changes_have_different_names() -> None:
     changes = ("model.optimizer.lr=1e-30", "model.optimizer.lr=1e+30", "model.optimizer.lr=1e30")
-    assert len({_in_a_file_name(change) for change in changes}) == len(changes)
-    assert _in_a_file_name("model.stem=../../x y") == "model.stem=.._.._x_y"
+    assert len({in_a_file_name(change) for change in changes}) == len(changes)
+    assert in_a_file_name("model.stem=../../x y") == "model.stem=.._.._x_y"
 
 
 def test_readme_has_its_two_commands_on_the_first_screen() -> None:
