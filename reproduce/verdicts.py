@@ -94,6 +94,13 @@ class Finding:
     needed: int | None
     detail: str
 
+    @property
+    def measured(self) -> bool:
+        """Whether there was enough to judge by, be the answer that nothing can be told."""
+        if self.interval is None or math.isnan(self.interval.low):
+            return False
+        return self.n >= SEEDS_FOR_A_VERDICT or self.needed != SEEDS_FOR_A_VERDICT
+
 
 @dataclass(frozen=True)
 class ClaimVerdict:
@@ -145,8 +152,9 @@ class Evidence:
 def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> NumberVerdict:
     """Judge one published number by one of our rows.
 
-    Of several profiles the one that says most counts among those that decide; a first seed of a
-    longer training thus does not undo the verdict of a shorter one.
+    Of several profiles that nearest to the paper counts among those that have enough seeds and
+    no failure: few seeds of a longer training do not undo the verdict of a shorter one, and a
+    shorter one does not decide what the longer leaves open.
     """
     quantity = Quantity(published.experiment, row, published.metric)
     samples = {profile: evidence.sample(quantity, profile) for profile in PROFILES}
@@ -165,9 +173,11 @@ def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> Number
             found.append(
                 NumberVerdict(published, row, kind, profile, sample, half_width, needed, detail)
             )
-    decided = [v for v in found if v.kind in ("reproduced", "better", "worse", "different")]
+    told = [v for v in found if v.kind in ("reproduced", "better", "worse", "different")]
+    told += [v for v in found if v.kind == "unclear" and not math.isnan(v.half_width)]
+    told.sort(key=lambda verdict: PROFILES.index(verdict.profile))
     absent = NumberVerdict(published, row, "not run", "", None, math.nan, None, "no rows")
-    return [*decided, *found, absent][0]
+    return [*told, *found, absent][0]
 
 
 def _number_kind(
@@ -214,13 +224,16 @@ def _direction(published: PaperNumber, distance: float) -> NumberKind:
 
 
 def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
-    """Judge a claim under the first of its profiles for which every row is there."""
+    """Judge a claim under the profile nearest to the paper that has all rows and enough seeds.
+
+    Where none has enough, the nearest says what is lacking.
+    """
     profiles = [profile for profile in PROFILES if profile in claim.profiles]
     found = {profile: _missing(claim, evidence, profile) for profile in profiles}
     whole = [profile for profile in profiles if not found[profile]]
     if whole:
         judged = [_judge(claim, evidence, profile) for profile in whole]
-        return next((v for v in judged if v.kind != "undecided"), judged[0])
+        return next((v for v in judged if _settled(v)), judged[0])
     begun = [p for p in profiles if len(found[p]) < len(claim.quantities)]
     if not begun:
         detail = f"no rows under {' or '.join(profiles)}"
@@ -228,6 +241,13 @@ def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
     return ClaimVerdict(
         claim, "undecided", begun[0], (), None, "no rows of " + ", ".join(found[begun[0]])
     )
+
+
+def _settled(verdict: ClaimVerdict) -> bool:
+    """Whether a profile has decided a claim, or had enough to and cannot."""
+    if verdict.kind != "undecided":
+        return True
+    return all(finding.measured for finding in verdict.findings if finding.kind == "undecided")
 
 
 def _missing(claim: Claim, evidence: Evidence, profile: str) -> list[str]:

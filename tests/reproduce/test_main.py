@@ -346,6 +346,23 @@ def test_the_readmes_ratios_are_the_shipped_ones() -> None:
     assert round(per_step["direct"] / state) == 5
 
 
+def test_the_readmes_ratios_to_other_libraries_are_the_shipped_ones() -> None:
+    shipped = records.read(README.parent / "results" / "benchmark" / "short.csv")
+    found = {(r.row, r.metric): r.value for r in shipped if r.status == "ok"}
+    lines = README.read_text().splitlines()
+    for name in ("diffrax", "torchdiffeq", "torchode", "TorchDyn"):
+        for said, work in (("step", "step"), ("solve alone", "forward")):
+            cells = []
+            for problem in ("cnf", "latent", "spiral", "odenet"):
+                row, metric = f"{problem}_vs_{name.lower()}", f"{work}_ratio"
+                over_sessions = (row, f"{metric}_sessions") in found
+                metric += "_sessions" if over_sessions else ""
+                value, low, high = (found[row, metric + end] for end in ("", "_low", "_high"))
+                star = "\\*" if over_sessions else ""
+                cells.append(f"{value:.2f} ({low:.2f} to {high:.2f}){star}")
+            assert f"| {said}, {name} | {' | '.join(cells)} |" in lines
+
+
 def test_the_readmes_errors_of_table_2_are_the_shipped_ones() -> None:
     shipped = records.read(README.parent / "results" / "table2" / "short.csv")
     text = README.read_text()

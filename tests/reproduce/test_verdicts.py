@@ -113,6 +113,18 @@ def test_a_first_seed_of_a_longer_training_undoes_no_verdict() -> None:
     assert (verdict.kind, verdict.profile) == ("holds", "short")
 
 
+def test_a_shorter_training_does_not_decide_what_enough_seeds_of_a_longer_leave_open() -> None:
+    wide = [0.42 + 30 * (value - 0.42) for value in TIGHT]
+    rows = _rows("net", [value + 1 for value in TIGHT]) + _rows("net", wide, profile="paper")
+    assert (_number(rows).kind, _number(rows).profile) == ("unclear", "paper")
+    claim = _rows("a", TIGHT) + _rows("b", TIGHT)
+    more = _rows("a", wide, profile="paper") + _rows("b", wide, profile="paper")
+    verdict = _claim(EQUAL, claim + more)
+    assert (verdict.kind, verdict.profile) == ("undecided", "paper")
+    broken = [*rows, replace(_failed("net", 5), profile="paper")]
+    assert (_number(broken).kind, _number(broken).profile) == ("worse", "short")
+
+
 def test_a_failed_run_keeps_its_row_from_a_verdict() -> None:
     verdict = _number([*_rows("net", TIGHT), _failed("net", 5)])
     assert (verdict.kind, verdict.detail) == ("unclear", "1 of 6 runs failed")
@@ -123,7 +135,7 @@ def test_a_profile_that_is_too_reduced_compares_with_nothing() -> None:
     assert (verdict.kind, verdict.profile) == ("not comparable", "quick")
 
 
-def test_the_profile_that_says_most_is_judged() -> None:
+def test_the_profile_nearest_to_the_paper_is_judged() -> None:
     rows = _rows("net", TIGHT) + _rows("net", [v + 1 for v in TIGHT], profile="paper")
     assert (_number(rows).kind, _number(rows).profile) == ("worse", "paper")
 
