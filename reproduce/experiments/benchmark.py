@@ -244,7 +244,7 @@ def run(ctx: Context) -> list[Record]:
 
 
 def table(records: list[Record]) -> "pd.DataFrame":
-    """Which library when: our time over the best of each at equal error; below 1 ours is faster."""
+    """Which library when: our time over that of each at equal error, below 1 if ours is faster."""
     import pandas as pd
 
     values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
