@@ -137,9 +137,15 @@ def test_a_command_ends_with_the_verdicts_that_need_no_other_experiment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spiral = [
-        replace(ONE, experiment="spiral", row=row, metric="speed_ratio", seed=seed,
+        replace(ONE, experiment="spiral", row=row, metric=metric, seed=seed,
                 value=value + 1e-3 * seed, run=f"{seed:012x}")
-        for row, value in (("end", 1.0), ("path", 1.0), ("end_off_by_one", 1.05))
+        for metric, row, value in (
+            ("speed_ratio", "end", 1.0),
+            ("speed_ratio", "path", 1.0),
+            ("speed_ratio", "end_off_by_one", 1.05),
+            ("field_error", "end", 0.05),
+            ("field_error", "path", 0.05),
+        )
         for seed in range(5)
     ]  # fmt: skip
     printout.own_verdicts("spiral", spiral)
