@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.solvers.base import Field, SolveStats
 from lightning_modules.solvers.registry import TensorField
@@ -55,7 +55,11 @@ class OnTensors(Recordable):
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
         before = times_written(y)
-        dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
+        try:
+            dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
+        except RuntimeError as error:
+            _note_other_numbers(error, self.source, y)
+            raise
         if before != times_written(y):
             raise RuntimeError(
                 "The field changes its state in place, which the solver still needs. Begin it "
@@ -118,6 +122,18 @@ class Counted:
         self.count(1)
         assert self._write is not None
         self._write(t, y, out)
+
+
+def _note_other_numbers(error: RuntimeError, field: Field, y: Tensor) -> None:
+    """Add to an error in a field that its weights and its state are of two kinds, if they are."""
+    weights = field.parameters() if isinstance(field, nn.Module) else ()
+    theirs = {f"{w.dtype} on {w.device}" for w in weights if w.is_floating_point()}
+    ours = f"{y.dtype} on {y.device}"
+    if theirs - {ours}:
+        error.add_note(
+            f"y0 is {ours}, parameters of the field are {', '.join(sorted(theirs))}. Convert the "
+            "state or the field with .to()."
+        )
 
 
 def _check_derivative(dy: Any, shape: torch.Size) -> None:

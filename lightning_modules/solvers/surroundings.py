@@ -41,7 +41,7 @@ _Marks = dict[tuple[nn.Module, str], object]
 class Surroundings:
     """What there is of a field at one moment, without the values in its tensors.
 
-    Of a tensor it is known which one it is, and how often it was written to.
+    Of a tensor it is known which one it is, in which memory, and how often it was written to.
 
     Args:
         modules: The field and the modules within.
@@ -84,12 +84,22 @@ class Surroundings:
 def _mark(value: object) -> object:
     """Return what tells a value from others; None if nobody can."""
     if isinstance(value, Tensor):
-        return _Identity(value), 0 if is_lazy(value) else times_written(value)
+        if is_lazy(value):
+            return _Identity(value), None, 0
+        return _Identity(value), _memory(value), times_written(value)
     if type(value) in PLAIN:
         return type(value), value  # 1, 1.0 and True are equal and not the same
     if isinstance(value, Enum) or (callable(value) and not isinstance(value, nn.Module)):
         return _Identity(value)
     return None
+
+
+def _memory(tensor: Tensor) -> _Identity | None:
+    """Return what tells ``p.data = …``, which nothing counts; None for tensors without memory."""
+    try:
+        return _Identity(tensor.untyped_storage())
+    except NotImplementedError:  # sparse tensors, and those of torch.func
+        return None
 
 
 @dataclass(frozen=True)

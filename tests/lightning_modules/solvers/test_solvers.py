@@ -21,7 +21,7 @@ from lightning_modules.solvers import (
     register_backend,
     unregister_backend,
 )
-from lightning_modules.solvers.base import SolveStats
+from lightning_modules.solvers.base import SolveStats, State
 from lightning_modules.solvers.registry import Norm, TensorField
 
 TIMES = torch.tensor([0.0, 1.0])
@@ -114,6 +114,24 @@ def test_bad_times_are_refused(times: list[float], said: str) -> None:
 def test_bad_states_are_refused(y0: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         solve_decay(SolverSettings(), y0=y0)
+
+
+@pytest.mark.parametrize("y0", [torch.ones(2, 3).double(), (torch.ones(2, 3).double(),)])
+def test_an_error_tells_where_state_and_weights_are_of_two_kinds(y0: State) -> None:
+    class Field(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, t: Tensor, y: State) -> State:
+            return self.linear(y) if isinstance(y, Tensor) else (self.linear(y[0]),)
+
+    for gradient in ("direct", "checkpoint", "adjoint"):
+        settings = SolverSettings(backend="native", gradient=gradient)
+        with pytest.raises(RuntimeError) as caught:
+            odeint(Field(), y0, torch.tensor([0.0, 1.0]), settings)
+        (said,) = caught.value.__notes__
+        assert said.startswith("y0 is torch.float64 on cpu, parameters of the field are torch.fl")
 
 
 def test_a_derivative_of_another_shape_is_refused() -> None:

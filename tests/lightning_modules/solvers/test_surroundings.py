@@ -168,6 +168,23 @@ def test_an_attribute_that_has_changed_since_forward_is_noticed(
 
 
 @again
+@pytest.mark.parametrize("what", ["weight", "frozen weight", "buffer"])
+def test_a_tensor_that_lies_elsewhere_than_in_forward_is_noticed(
+    backend: str, gradient: str, what: str
+) -> None:
+    """Autograd does not count ``p.data = …``."""
+    field = Plain()
+    del field.scale
+    field.register_buffer("scale", torch.tensor(1.0).double())
+    tensor = field.scale if what == "buffer" else field.linear.weight
+    tensor.requires_grad_(what == "weight")
+    loss = odeint(field, _start(), TIMES, _settings(backend, gradient)).ys.sum()
+    tensor.data = 2 * tensor.data
+    with pytest.raises(RuntimeError, match="between forward and backward"):
+        loss.backward()
+
+
+@again
 def test_what_evaluations_leave_behind_is_no_change(backend: str, gradient: str) -> None:
     class Logged(Plain):
         calls = 0
