@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,6 +204,7 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.set:
         import yaml
 
+        from reproduce import yaml_numbers
         from reproduce.jobs import short_key
 
         for assignment in arguments.set:
@@ -215,10 +215,8 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
                 raise UsageError(f"--set {key}: keys begin with model, data or trainer.")
             if short_key(key) in NOT_TO_SET:
                 raise UsageError(f"--set {key}: use {NOT_TO_SET[short_key(key)]}.")
-            # YAML 1.1 reads 1e-4 as text; a command line means the number.
-            is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
             try:
-                found[key] = float(value) if is_number else yaml.safe_load(value)
+                found[key] = yaml_numbers.load(value)
             except yaml.YAMLError as error:
                 raise UsageError(f"--set {assignment!r}: {value!r} is no YAML value.") from error
     return found

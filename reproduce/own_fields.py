@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,15 +77,26 @@ def _odenet(path: Path, row: OwnRow) -> Trained:
 def built(named: Any) -> nn.Module:
     """Return the module that a configuration names: ``class_path`` and ``init_args``.
 
+    It is built as a training builds it: numbers that are written as text, and classes that are
+    named within, are what the class says that they are.
+
     Raises:
         ValueError: If it cannot be imported or built.
     """
+    from jsonargparse import ArgumentParser
+
+    if not isinstance(named, Mapping) or not isinstance(named.get("class_path"), str):
+        raise ValueError(f"The field {named!r} names no class: state class_path.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "field", fail_untyped=False, required=True)
     try:
-        module, _, name = named["class_path"].rpartition(".")
-        field = getattr(importlib.import_module(module), name)(**named.get("init_args", {}))
+        field = parser.instantiate_classes(parser.parse_object({"field": named})).field
     except Exception as error:  # of whatever the user's module and class do
         reason = " ".join(str(error).split())
+        # Of what the parser says, the part about the class.
+        reason = re.sub(
+            r"^Parser key .*? Errors: - | - Expected a <class 'NoneType'>.*", "", reason
+        )
         raise ValueError(f"The field {named} cannot be built: {reason}") from error
-    if not isinstance(field, nn.Module):
-        raise ValueError(f"The field {named} is a {type(field).__name__}, not an nn.Module.")
+    assert isinstance(field, nn.Module)
     return field

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from reproduce import storage
+from reproduce import storage, yaml_numbers
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 
@@ -80,7 +80,7 @@ def read(path: Path, taken: Collection[str]) -> OwnRow:
         raise ValueError(f"--row {path}: {name} is a row already. Rename the file.")
     text = storage.read(path)
     try:
-        sections = yaml.safe_load(text)
+        sections = yaml_numbers.load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"--row {path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict) or set(sections) - set(_SECTIONS):

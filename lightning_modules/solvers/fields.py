@@ -60,6 +60,9 @@ class OnTensors(Recordable):
         except RuntimeError as error:
             _note_other_numbers(error, self.source, y)
             raise
+        except TypeError as error:
+            error.add_note("A field is called as field(t, y) and returns dy/dt, shaped like y.")
+            raise
         if before != times_written(y):
             raise RuntimeError(
                 "The field changes its state in place, which the solver still needs. Begin it "

@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_modules.solvers.adjoint import solve_with_adjoint
 from lightning_modules.solvers.base import (
@@ -50,12 +51,14 @@ def odeint(
         States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
 
     Raises:
-        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are, or if the
-            tolerances are below what the dtype of ``y0`` resolves.
+        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are, if the
+            tolerances are below what the dtype of ``y0`` resolves, or if a backend of the user's
+            returns something else than states at the output times.
         SolverFailed: If the solve cannot go on or is not finite; carries time, step size, steps.
 
     Source: Chen et al. (2018), Section 2; Algorithm 1 for ``gradient="adjoint"``.
     """
+    _check_kinds(field, settings)
     backend = find_backend(settings)
     _check_state(y0)
     if isinstance(y0, Tensor):
@@ -88,14 +91,41 @@ def odeint(
     else:
         joint, counting = shared(measure, settings), Counted(tensor_field, stats)
         ys = backend.solve(counting, start, times, settings, joint, stats)
+    _check_answer(ys, start, times, backend.name)
     check_finite(ys, times, settings, stats)
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
 
 
+def _check_kinds(field: Field, settings: SolverSettings) -> None:
+    """Refuse what is often given in the place of a field or of settings."""
+    if not isinstance(settings, SolverSettings):
+        raise ValueError(
+            f"settings is a {type(settings).__name__}; pass SolverSettings(…), of a dictionary "
+            "SolverSettings(**dictionary)."
+        )
+    if isinstance(field, type) or not callable(field):
+        what = f"the class {field.__name__}" if isinstance(field, type) else type(field).__name__
+        raise ValueError(f"field is {what}; pass what is called as field(t, y).")
+
+
+def _check_answer(ys: Tensor, y0: Tensor, times: Tensor, backend: str) -> None:
+    """Refuse what a backend returns if it is not a state for each output time."""
+    wanted = (len(times), *y0.shape)
+    if not isinstance(ys, Tensor) or ys.shape != wanted:
+        got = f"shape {tuple(ys.shape)}" if isinstance(ys, Tensor) else f"a {type(ys).__name__}"
+        raise ValueError(
+            f"Backend {backend!r} returned {got}; states at {len(times)} output times have shape "
+            f"{wanted}, the first of them y0."
+        )
+
+
 def _check_state(y0: State) -> None:
     parts = (y0,) if isinstance(y0, Tensor) else y0
-    if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
+    if not isinstance(parts, tuple):
         raise ValueError(f"y0 is a {type(y0).__name__}; pass a tensor or a tuple of tensors.")
+    others = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+    if others:
+        raise ValueError(f"y0 has a {others[0]} as a part; pass a flat tuple of tensors.")
     if not parts or any(part.numel() == 0 for part in parts):
         raise ValueError("y0 holds no numbers: there is nothing to solve. Pass a non-empty state.")
     kinds = {(part.dtype, part.device) for part in parts}
@@ -115,6 +145,11 @@ def _check_state(y0: State) -> None:
 def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
     """Refuse derivatives that would be lost without a word."""
     gradient = problem.settings.gradient
+    if torch.is_grad_enabled() and any(map(is_lazy, problem.parameters)):
+        raise RuntimeError(
+            "A layer of the field gets its shape when it is first called, too late for "
+            f"gradient={gradient!r}. Call field(times[0], y0) once before."
+        )
     if has_tangents():
         raise RuntimeError(
             f"Derivatives in forward mode do not pass gradient={gradient!r}. Use "

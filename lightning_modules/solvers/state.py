@@ -141,7 +141,7 @@ def check_finite(ys: Tensor, times: Tensor, settings: SolverSettings, stats: Sol
     first = int(finite.flatten(1).all(dim=1).logical_not().nonzero()[0])
     ticks = times.detach().tolist()
     size = settings.step_size or abs(ticks[-1] - ticks[0]) / max(stats.steps, 1)
-    dial = "rtol/atol" if settings.step_size is None else "step_size"
+    dial = "rtol/atol (fixed steps: set step_size)" if settings.step_size is None else "step_size"
     raise SolverFailed(
         f"{settings.method} returned a state that is not finite at t={ticks[first]:.6g} "
         f"of {ticks[-1]:.6g} after {stats.steps} steps (dt={size:.1e}): the solution diverges, or "

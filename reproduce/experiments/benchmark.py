@@ -379,7 +379,10 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
         if key.startswith("init_args."):
             arguments[key.removeprefix("init_args.")] = mine.pop(key)
     if list(mine) != ["class_path"]:
-        raise BadSettings(f"A field has class_path and init_args; given were {sorted(mine)}.")
+        raise BadSettings(
+            f"A field has class_path and init_args; given were {sorted(mine)}. What its class "
+            "takes is set as model.field.init_args.NAME."
+        )
     named = {"class_path": mine["class_path"], "init_args": arguments}
     try:
         own(named, **sizes)  # refused here, before anything is measured

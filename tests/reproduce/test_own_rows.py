@@ -64,12 +64,13 @@ PACKAGE = {
 
 
         class Field(nn.Module):
-            def __init__(self, width: int) -> None:
+            def __init__(self, width: int, shape: nn.Module, scale: float) -> None:
                 super().__init__()
-                self.convolution = nn.Conv2d(width, width, 1)
+                self.convolution, self.shape = nn.Conv2d(width, width, 1), shape
+                self.scale = scale
 
             def forward(self, t, y):
-                return torch.tanh(self.convolution(y)) * (1 + t)
+                return self.scale * self.shape(self.convolution(y)) * (1 + t)
     """,
     "solvers.py": """
         import torch
@@ -88,7 +89,11 @@ PACKAGE = {
             return torch.stack(ys)
     """,
 }
-FIELD = {"class_path": "their_package.models.Field", "init_args": {"width": 8}}
+FIELD = {
+    "class_path": "their_package.models.Field",
+    # A class within a class, and a number as text, are built as a training builds them.
+    "init_args": {"width": 8, "shape": {"class_path": "torch.nn.Tanh"}, "scale": "1e-0"},
+}
 ODENET = {
     "class_path": "lightning_modules.FieldClassifier",
     "init_args": {
@@ -308,6 +313,13 @@ def test_a_copy_of_one_of_our_files_is_a_row_of_its_own(package: Path) -> None:
     mine = Job("table1", "my_odenet", classification.BASE, row.applying(overrides), 0, 1, row)
     assert mine.resolved == ours.resolved
     assert mine.run != ours.run
+
+
+def test_a_number_is_one_with_and_without_a_point(package: Path) -> None:
+    text = "model: {class_path: a.B, init_args: {rtol: 1e-2, atol: [-1E+3, 1.5e-4], name: '1e-2'}}"
+    (package / "mine.yaml").write_text(text)
+    given = own_rows.read(package / "mine.yaml", ()).sections["model"]["init_args"]
+    assert given == {"rtol": 0.01, "atol": [-1000.0, 1.5e-4], "name": "1e-2"}
 
 
 def test_the_identity_of_a_row_follows_what_its_file_states(package: Path) -> None:

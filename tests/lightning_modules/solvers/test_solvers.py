@@ -1,5 +1,5 @@
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -109,11 +109,49 @@ def test_bad_times_are_refused(times: list[float], said: str) -> None:
         (torch.ones(0), "no numbers"),
         ((torch.ones(2), torch.ones(2).double()), "differ in dtype"),
         ([torch.ones(2)], "is a list"),
+        ((torch.ones(2), (torch.ones(2),)), "has a tuple as a part"),
     ],
 )
 def test_bad_states_are_refused(y0: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         solve_decay(SolverSettings(), y0=y0)
+
+
+@pytest.mark.parametrize(
+    ("field", "settings", "said"),
+    [
+        (nn.Identity, SolverSettings(), "field is the class Identity"),
+        (3.0, SolverSettings(), "field is float"),
+        (lambda t, y: -y, {"method": "rk4"}, "settings is a dict"),
+    ],
+)
+def test_what_is_no_field_or_no_settings_is_told(field: Any, settings: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        odeint(field, torch.ones(2), TIMES, settings)
+
+
+def test_a_field_that_is_called_otherwise_is_told_how_it_is_called() -> None:
+    with pytest.raises(TypeError) as caught:
+        odeint(nn.Linear(2, 2), torch.ones(2), TIMES, SolverSettings())
+    assert "called as field(t, y)" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+def test_a_layer_without_a_shape_is_refused_where_it_comes_too_late(gradient: str) -> None:
+    class Field(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.LazyLinear(3)
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.linear(y)
+
+    field, settings = Field(), SolverSettings(backend="native", gradient=gradient)
+    with pytest.raises(RuntimeError, match="gets its shape when it is first called"):
+        odeint(field, torch.ones(2, 3), TIMES, settings)
+    field(TIMES[0], torch.ones(2, 3))
+    odeint(field, torch.ones(2, 3), TIMES, settings).ys.sum().backward()
+    assert field.linear.weight.grad is not None
 
 
 @pytest.mark.parametrize("y0", [torch.ones(2, 3).double(), (torch.ones(2, 3).double(),)])
@@ -288,6 +326,32 @@ def test_a_backend_of_the_user_works_with_the_adjoint(plain_euler: Backend) -> N
         gradients.append(torch.autograd.grad(solution.ys.sum(), tuple(field.parameters())))
         assert solution.stats == SolveStats(5, 5, 5, 0, 5, 0)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [(lambda ys: ys[-1], r"shape \(2, 2\); .* \(3, 2, 2\)"), (list, "returned a list")],
+)
+def test_a_backend_of_the_user_must_return_a_state_for_each_time(
+    returned: Callable[[Tensor], Any], said: str
+) -> None:
+    backend = Backend(
+        "short",
+        lambda *given: returned(euler(*given)),
+        lambda: {"euler": "fixed"},
+        gradients=("direct",),
+    )
+    register_backend(backend)
+    try:
+        with pytest.raises(ValueError, match=said):
+            odeint(
+                lambda t, y: -y,
+                torch.ones(2, 2),
+                torch.tensor([0.0, 0.5, 1.0]),
+                SolverSettings(backend="short", method="euler"),
+            )
+    finally:
+        unregister_backend("short")
 
 
 def test_a_gradient_that_a_backend_lacks_is_refused(plain_euler: Backend) -> None:
