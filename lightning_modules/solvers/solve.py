@@ -81,6 +81,7 @@ def odeint(
     recorded = times.requires_grad and torch.is_grad_enabled()
     if settings.gradient != "direct":
         _check_derivatives(problem, start, times)
+        _check_hidden(problem, start, times, times[0], start)
     if settings.gradient == "adjoint":
         ys = solve_with_adjoint(problem, start, times)
     elif settings.gradient == "checkpoint":
@@ -93,6 +94,8 @@ def odeint(
         ys = backend.solve(counting, start, times, settings, joint, stats)
     _check_answer(ys, start, times, backend.name)
     check_finite(ys, times, settings, stats)
+    if settings.gradient != "direct":
+        _check_hidden(problem, start, times, times[-1], ys[-1])
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
 
 
@@ -155,16 +158,24 @@ def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
             f"Derivatives in forward mode do not pass gradient={gradient!r}. Use "
             "gradient='direct'."
         )
+
+
+def _check_hidden(problem: Problem, y0: Tensor, times: Tensor, t: Tensor, y: Tensor) -> None:
+    """Refuse a field with a tensor of its own where no backward would come to notice it.
+
+    It is evaluated at ``t`` and ``y``, where the solve begins and where it ends; a tensor that is
+    used in between alone is not seen.
+    """
     wanted = y0.requires_grad or times.requires_grad or problem.parameters
     if not torch.is_grad_enabled() or wanted:
         return
     with unwritten(problem.source):
-        slope = problem.field(times[0], y0)
+        slope = problem.field(t, y)
     if slope.requires_grad:
         raise RuntimeError(
             "The field uses a tensor that requires a gradient and is no parameter of it, so "
-            f"gradient={gradient!r} would drop that gradient. Pass an nn.Module that owns it, "
-            "make it part of the state, or use gradient='direct'."
+            f"gradient={problem.settings.gradient!r} would drop that gradient. Pass an nn.Module "
+            "that owns it, make it part of the state, or use gradient='direct'."
         )
 
 

@@ -393,6 +393,17 @@ def test_a_field_that_hides_its_weights_is_refused_even_if_nothing_else_needs_a_
         odeint(field, _start(), TIMES, _settings(backend, gradient))
 
 
+@again
+def test_a_hidden_tensor_is_also_refused_where_the_solve_ends(backend: str, gradient: str) -> None:
+    rate = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def late(t: Tensor, y: Tensor) -> Tensor:
+        return -rate * y if float(t) > float(TIMES[-1]) / 2 else -y
+
+    with pytest.raises(RuntimeError, match="is no parameter of it"):
+        odeint(late, _start(), TIMES, _settings(backend, gradient))
+
+
 @pytest.mark.parametrize("backend", ["torchdiffeq", "native"])
 def test_complex_weights_are_refused_by_the_adjoint_alone(backend: str) -> None:
     class Turned(nn.Module):
