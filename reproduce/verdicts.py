@@ -173,9 +173,12 @@ def judge_number(published: PaperNumber, row: str, evidence: Evidence) -> Number
             found.append(
                 NumberVerdict(published, row, kind, profile, sample, half_width, needed, detail)
             )
-    told = [v for v in found if v.kind in ("reproduced", "better", "worse", "different")]
-    told += [v for v in found if v.kind == "unclear" and not math.isnan(v.half_width)]
-    told.sort(key=lambda verdict: PROFILES.index(verdict.profile))
+    told = [
+        v
+        for v in found
+        if v.kind in ("reproduced", "better", "worse", "different")
+        or not math.isnan(v.half_width)  # enough seeds, and open
+    ]
     absent = NumberVerdict(published, row, "not run", "", None, math.nan, None, "no rows")
     return [*told, *found, absent][0]
 

@@ -80,8 +80,12 @@ def odeint(
     problem = Problem(backend, tensor_field, field, settings, measure, stats)
     recorded = times.requires_grad and torch.is_grad_enabled()
     if settings.gradient != "direct":
-        _check_derivatives(problem, start, times)
-        _check_hidden(problem, start, times, times[0], start)
+        _check_derivatives(problem)
+    # Where nothing is known to want a gradient, no backward comes to notice what a field hides.
+    unasked = settings.gradient != "direct" and torch.is_grad_enabled()
+    unasked = unasked and not (start.requires_grad or times.requires_grad or problem.parameters)
+    if unasked:
+        _check_hidden(problem, times[0], start)
     if settings.gradient == "adjoint":
         ys = solve_with_adjoint(problem, start, times)
     elif settings.gradient == "checkpoint":
@@ -94,8 +98,8 @@ def odeint(
         ys = backend.solve(counting, start, times, settings, joint, stats)
     _check_answer(ys, start, times, backend.name)
     check_finite(ys, times, settings, stats)
-    if settings.gradient != "direct":
-        _check_hidden(problem, start, times, times[-1], ys[-1])
+    if unasked:
+        _check_hidden(problem, times[-1], ys[-1])
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
 
 
@@ -145,7 +149,7 @@ def _check_state(y0: State) -> None:
         )
 
 
-def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
+def _check_derivatives(problem: Problem) -> None:
     """Refuse derivatives that would be lost without a word."""
     gradient = problem.settings.gradient
     if torch.is_grad_enabled() and any(map(is_lazy, problem.parameters)):
@@ -160,15 +164,11 @@ def _check_derivatives(problem: Problem, y0: Tensor, times: Tensor) -> None:
         )
 
 
-def _check_hidden(problem: Problem, y0: Tensor, times: Tensor, t: Tensor, y: Tensor) -> None:
-    """Refuse a field with a tensor of its own where no backward would come to notice it.
+def _check_hidden(problem: Problem, t: Tensor, y: Tensor) -> None:
+    """Refuse a field that uses a tensor of its own at ``t`` and ``y``, an end of the solve.
 
-    It is evaluated at ``t`` and ``y``, where the solve begins and where it ends; a tensor that is
-    used in between alone is not seen.
+    A tensor that is used in between alone is not seen.
     """
-    wanted = y0.requires_grad or times.requires_grad or problem.parameters
-    if not torch.is_grad_enabled() or wanted:
-        return
     with unwritten(problem.source):
         slope = problem.field(t, y)
     if slope.requires_grad:
