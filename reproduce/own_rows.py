@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
-from reproduce import storage, yaml_numbers
+from reproduce import storage
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 
@@ -80,7 +81,7 @@ def read(path: Path, taken: Collection[str]) -> OwnRow:
         raise ValueError(f"--row {path}: {name} is a row already. Rename the file.")
     text = storage.read(path)
     try:
-        sections = yaml_numbers.load(text)
+        sections = get_loader("yaml")(text)  # as a training reads it: 1e-4 is a number
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"--row {path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict) or set(sections) - set(_SECTIONS):
