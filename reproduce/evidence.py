@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "results"
 _OURS = "lightning_modules."
-WINDOW = 50  # updates that a point of a curve is the mean over
+WINDOW = 50  # updates that a point of a curve is the mean over, or as many times these
+POINTS = 200  # of a curve at most; more cannot be told apart in a figure
 _RUN = ("row", "seed", "overrides", "run")
 CURVE = (*_RUN, "update", "metric", "value")
 ERROR = (*_RUN, "image", "label", "prediction")
@@ -114,9 +115,11 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     """
     path = folder / "metrics.csv"
     values: dict[tuple[str, int], list[float]] = {}
-    lines = tables.rows(path, ("step", "..."), {"step": int}) if path.exists() else ()
+    lines = list(tables.rows(path, ("step", "..."), {"step": int})) if path.exists() else []
+    updates = 1 + max((int(line["step"]) for _, line in lines), default=0)
+    width = WINDOW * math.ceil(updates / (WINDOW * POINTS))
     for number, line in lines:
-        window = (int(line["step"]) // WINDOW + 1) * WINDOW
+        window = (int(line["step"]) // width + 1) * width
         for name, text in line.items():
             if name.startswith("train/") and text:
                 with storage.naming(path, number):

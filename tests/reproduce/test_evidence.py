@@ -50,6 +50,19 @@ def test_curves_are_means_over_windows_of_updates(tmp_path: Path) -> None:
     assert {(x["row"], x["seed"], x["run"]) for x in lines} == {("odenet", "1", RECORD.run)}
 
 
+def test_the_curve_of_a_long_training_has_no_more_points_than_are_seen(tmp_path: Path) -> None:
+    lines = [f"0,{step},,{step / 1e4},\n" for step in range(9, 74_900, 10)]
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,test/error,train/loss,train/seconds\n" + "".join(lines)
+    )
+    points = [(int(update), float(value)) for update, _, value in evidence.curves(tmp_path)]
+    assert 100 < len(points) <= evidence.POINTS
+    (before, _), (window, value) = points[:2]
+    assert window == 2 * before
+    assert before % evidence.WINDOW == 0
+    assert value == pytest.approx(1e-4 * (before + window + 8) / 2, rel=1e-5)
+
+
 def test_misclassified_images_are_kept_with_what_was_answered(tmp_path: Path) -> None:
     evidence.keep(tmp_path / "short.csv", _folder(tmp_path / "run"), RECORD)
     lines = evidence.read(tmp_path / "errors" / "short.csv", evidence.ERROR)
