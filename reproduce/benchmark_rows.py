@@ -90,19 +90,24 @@ def _compared(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, fl
 
 
 def _elsewhere(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, float]:
-    """Return ratios at the errors of ours at other tolerances, where they lie within theirs."""
+    """Return the ratios at the errors of ours at other tolerances, by the same rule."""
     found: dict[str, float] = {}
     for work in ERRORS:
-        ours, theirs = _curves(work, own, name, plan, outcome, outcome)
-        for tolerance, error in zip(plan.tolerances, ours.errors, strict=True):
-            if tolerance != MARK and min(theirs.errors) <= error <= max(theirs.errors):
-                ratio = work_precision.ratio(ours, theirs, error)
+        for tolerance in plan.tolerances:
+            if tolerance != MARK:
+                ratio, _ = _ratio(work, own, name, plan, outcome, outcome, tolerance)
                 found[f"{work}_ratio_{key(tolerance)}"] = ratio.value
     return found
 
 
 def _ratio(
-    work: str, own: str, name: str, plan: Plan, told: Outcome, timed: Outcome
+    work: str,
+    own: str,
+    name: str,
+    plan: Plan,
+    told: Outcome,
+    timed: Outcome,
+    tolerance: float = MARK,
 ) -> tuple[Interval, float]:
     """Return the ratio of ours to an alternative, and the error at which it is taken.
 
@@ -113,16 +118,8 @@ def _ratio(
         plan: The tolerances.
         told: Has the errors.
         timed: Has the times.
+        tolerance: Of ours, at whose error, or at the least that both reach.
     """
-    ours, theirs = _curves(work, own, name, plan, told, timed)
-    wanted = ours.errors[list(plan.tolerances).index(MARK)]
-    error = work_precision.common_error(ours, theirs, wanted)
-    return work_precision.ratio(ours, theirs, error), error
-
-
-def _curves(
-    work: str, own: str, name: str, plan: Plan, told: Outcome, timed: Outcome
-) -> tuple[work_precision.Curve, work_precision.Curve]:
     ours, theirs = (
         work_precision.Curve(
             [at[ERRORS[work]] for at in told.told[one]["tolerances"]],
@@ -130,7 +127,9 @@ def _curves(
         )
         for one in (own, name)
     )
-    return ours, theirs
+    wanted = ours.errors[list(plan.tolerances).index(tolerance)]
+    error = work_precision.common_error(ours, theirs, wanted)
+    return work_precision.ratio(ours, theirs, error), error
 
 
 def of_sessions(

@@ -44,9 +44,8 @@ Rules, stated before the first number of this protocol; the last of them says wh
   diffrax was called through a slow path (small solves took it a third longer), that XLA's own
   convolution is slow, and that nothing for torch was compiled but ours.
 - Since its first rows: one tolerance may be luck, so ratios at the errors of ours at the others
-  are told beside it (`step_ratio_1e-4`), without an interval, against the best of a library's ways
-  that reach that error. Who misses it by a hair does not count: the latent ODE's at 1e-6 is one
-  against diffrax's backsolve alone. On the spiral at 1e-5 diffrax, which
+  are told beside it (`step_ratio_1e-4`), by the same rule, without an interval. Once a way that
+  missed such an error by a hair did not count there. On the spiral at 1e-5 diffrax, which
   begins with another step and shortens the last one, where ours goes beyond the end and
   interpolates as torchdiffeq does, rejects a step less and is four times nearer. No mark is judged
   by them.
