@@ -80,7 +80,7 @@ class Job:
             _drop(config, path)
         identity = {"config": config, "protocol": self.protocol}
         if self.own is not None:  # it may be a copy of one of ours
-            identity["row"] = self.row
+            identity |= {"row": self.row, "code": self.own.code}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

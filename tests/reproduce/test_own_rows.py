@@ -1,5 +1,6 @@
 """A user's own model, vector field and solver: from a package of theirs into our tables."""
 
+import hashlib
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -162,7 +163,13 @@ def test_a_model_of_a_users_package_is_a_row_like_ours(
     assert "test_loss" not in found
     assert "its own schedule" in found["test_error"].budget
     (entry,) = provenance.read(ctx.csv("ablations")).values()
-    assert entry["own_row"] == {"class_path": row.class_path, "yaml_sha256": row.digest}
+    assert entry["own_row"] == row.origin
+    source = (package / "their_package" / "models.py").read_bytes()
+    assert row.origin == {
+        "class_path": "their_package.models.Model",
+        "yaml_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "code_sha256": {"their_package.models": hashlib.sha256(source).hexdigest()},
+    }
     assert entry["settings"]["data"]["init_args"]["batch_size"] == 8
     assert list(ablations.table(made).index) == ["my_model"]
     left, _ = ablations.plot(made).axes
@@ -330,6 +337,31 @@ def test_the_identity_of_a_row_follows_what_its_file_states(package: Path) -> No
     assert run(_row(package)) == first
     assert run(own_rows.read(_write(package, "mine", _model(logs=True)), ())) != first
     assert run(_row(package, data={"init_args": {"augment": False}})) != first
+
+
+@pytest.mark.parametrize(
+    ("file", "anew"), [("models.py", True), ("solvers.py", True), ("plots.py", False)]
+)
+def test_a_run_is_made_anew_where_the_code_was_edited_that_its_file_names(
+    file: str, anew: bool, package: Path
+) -> None:
+    path = _write(package, "my_odenet", ODENET)
+
+    def run() -> str:
+        row = _placed(own_rows.read(path, ()))
+        return Job("table1", row.name, classification.BASE, {}, 0, 1, row).run
+
+    first = run()
+    with (package / "their_package" / file).open("a") as source:
+        source.write("# edited\n")
+    assert (run() != first) == anew
+    assert not [name for name in sys.modules if name.startswith("their_package")]
+
+
+@pytest.mark.parametrize("named", ["their_package.nothing.Model", "nobody.Model", "..", "Model"])
+def test_code_that_is_not_there_is_for_the_training_to_tell(named: str, package: Path) -> None:
+    row = own_rows.read(_write(package, "mine", {"class_path": named}), ())
+    assert row.code == {}
 
 
 def test_settings_of_a_profile_reach_a_model_that_states_them(package: Path) -> None:
