@@ -200,15 +200,17 @@ def _half_checkpoint(broken: Broken) -> Fault:
     """Lose power in a training, twice, after which the last checkpoint is half, and then both."""
     sweep = broken.sweep("half")
     for names in (("last.ckpt",), ("last.ckpt", "previous.ckpt")):
-        process, least = sweep.start(), sweep.updates() + 20
-        assert wait_for(lambda least=least: sweep.updates() > least, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert "interrupted" in sweep.told("status")
-        newest = sweep.newest("checkpoints")
-        for name in names:
-            content = (newest / name).read_bytes()
-            (newest / name).write_bytes(content[: len(content) // 2])
+        there: list[Path] = []
+        while not there or not all(path.exists() for path in there):  # the next had only begun
+            process, least = sweep.start(), sweep.updates() + 20
+            assert wait_for(lambda least=least: sweep.updates() > least, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert "interrupted" in sweep.told("status")
+            there = [sweep.newest("checkpoints") / name for name in names]
+        for path in there:
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2])
     sweep.finish()
     assert sweep.told_of("is not whole") == 3
     return broken.judged("a checkpoint cut in half", 2, sweep)
