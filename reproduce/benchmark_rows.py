@@ -44,8 +44,9 @@ def values(label: str, ours: str, plan: Plan, outcome: Outcome) -> Rows:
                 best = versus.setdefault(f"{label}_vs_{library}", {})
                 _keep_best(best, compared)
                 # Each with the alternative that is best there, as the library's user would choose.
-                for metric, ratio in _elsewhere(ours, name, plan, outcome).items():
-                    best[metric] = max(ratio, best.get(metric, 0.0))
+                elsewhere = _elsewhere(ours, name, plan, outcome)
+                for tolerance in plan.tolerances:
+                    _keep_best(best, elsewhere, f"_{key(tolerance)}")
         rows |= versus
     return rows
 
@@ -90,13 +91,14 @@ def _compared(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, fl
 
 
 def _elsewhere(own: str, name: str, plan: Plan, outcome: Outcome) -> dict[str, float]:
-    """Return the ratios at the errors of ours at other tolerances, by the same rule."""
+    """Return the ratios at the errors of ours at other tolerances, and at which they are taken."""
     found: dict[str, float] = {}
     for work in ERRORS:
         for tolerance in plan.tolerances:
             if tolerance != MARK:
-                ratio, _ = _ratio(work, own, name, plan, outcome, outcome, tolerance)
+                ratio, error = _ratio(work, own, name, plan, outcome, outcome, tolerance)
                 found[f"{work}_ratio_{key(tolerance)}"] = ratio.value
+                found[f"{work}_ratio_error_{key(tolerance)}"] = error
     return found
 
 
@@ -176,11 +178,13 @@ def of_sessions(
     return {row: {**rows[row], **told}}
 
 
-def _keep_best(best: dict[str, float], compared: Mapping[str, float]) -> None:
-    """Keep, of each work, the ratio to the alternative that is fastest."""
-    for work in ("forward", "step"):
-        if compared[f"{work}_ratio"] > best.get(f"{work}_ratio", 0.0):
-            best |= {k: v for k, v in compared.items() if k.startswith(f"{work}_ratio")}
+def _keep_best(best: dict[str, float], compared: Mapping[str, float], end: str = "") -> None:
+    """Keep, of each work, the ratio to the alternative that is fastest; ``end`` ends its name."""
+    for work in ERRORS:
+        ratio = f"{work}_ratio"
+        if compared.get(ratio + end, 0.0) > best.get(ratio + end, 0.0):
+            told = {k: v for k, v in compared.items() if k.startswith(ratio) and k.endswith(end)}
+            best |= told
 
 
 def key(tolerance: float) -> str:

@@ -44,11 +44,11 @@ Rules, stated before the first number of this protocol; the last of them says wh
   diffrax was called through a slow path (small solves took it a third longer), that XLA's own
   convolution is slow, and that nothing for torch was compiled but ours.
 - Since its first rows: one tolerance may be luck, so ratios at the errors of ours at the others
-  are told beside it (`step_ratio_1e-4`), by the same rule, without an interval. Once a way that
-  missed such an error by a hair did not count there. On the spiral at 1e-5 diffrax, which
-  begins with another step and shortens the last one, where ours goes beyond the end and
-  interpolates as torchdiffeq does, rejects a step less and is four times nearer. No mark is judged
-  by them.
+  are told beside it (`step_ratio_1e-4`), by the same rule and with its error
+  (`step_ratio_error_1e-4`), without an interval. At first a way that missed such an error by a
+  hair did not count there. On the spiral at 1e-5 diffrax, which begins with another step and
+  shortens the last one, where ours goes beyond the end and interpolates as torchdiffeq does,
+  rejects a step less and is four times nearer. No mark is judged by them.
 - `loop_ms`: (forward time - evaluations times one evaluation) / steps. `memory_mib`: peak of live
   tensors in a step; for diffrax, what its compiler plans. Nobody can tell that of what is compiled
   for torch or captured, nor the loop of ours or torchode compiled or of ours direct with parts,

@@ -101,6 +101,7 @@ def test_who_misses_the_error_of_ours_by_a_hair_is_compared_at_its_own() -> None
     outcome.told["diffrax_recursive"]["tolerances"][-1]["gradient_error"] *= 1.01
     best = benchmark_rows.values("cnf", "ours_direct", plan, outcome)["cnf_vs_diffrax"]
     assert best["step_ratio_1e-6"] == pytest.approx(2.0, rel=0.01)
+    assert best["step_ratio_error_1e-6"] == pytest.approx(1.01e-5)
 
 
 def test_a_mark_is_judged_by_the_medians_of_sessions_of_new_processes(
