@@ -202,12 +202,8 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.epochs is not None:
         found = {"trainer.max_epochs": arguments.epochs, "trainer.limit_train_batches": 1.0}
     if arguments.set:
-        import yaml
-        from jsonargparse import get_loader
-
+        from reproduce import yaml_values
         from reproduce.jobs import short_key
-
-        read = get_loader("yaml")  # as a training reads it: 1e-4 is a number
 
         for assignment in arguments.set:
             key, equals, value = assignment.partition("=")
@@ -218,7 +214,7 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
             if short_key(key) in NOT_TO_SET:
                 raise UsageError(f"--set {key}: use {NOT_TO_SET[short_key(key)]}.")
             try:
-                found[key] = read(value)
-            except yaml.YAMLError as error:
+                found[key] = yaml_values.read(value)
+            except ValueError as error:
                 raise UsageError(f"--set {assignment!r}: {value!r} is no YAML value.") from error
     return found

@@ -97,7 +97,8 @@ def run(
         if result.status == "ok":
             folder = result.job.folder(ctx.runs)
             measured = result.job.row in MEASURED or result.job.own is not None
-            evidence.keep(ctx.csv(experiment), folder, made[0], every_seed=measured)
+            code = result.job.code
+            evidence.keep(ctx.csv(experiment), folder, made[0], code=code, every_seed=measured)
         ctx.save(made, result.made)
         records += made
     return records

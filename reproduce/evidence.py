@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import yaml
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "results"
 _OURS = "lightning_modules."
-WINDOW = 50  # updates that a point of a curve is the mean over, or as many times these
+WINDOW = 50  # updates that a point of a curve is the mean over; a multiple in long trainings
 POINTS = 200  # of a curve at most; more cannot be told apart in a figure
 _RUN = ("row", "seed", "overrides", "run")
 CURVE = (*_RUN, "update", "metric", "value")
@@ -39,13 +40,21 @@ _NUMBERS = {
 }
 
 
-def keep(rows: Path, folder: Path, record: Record, *, every_seed: bool = False) -> None:
+def keep(
+    rows: Path,
+    folder: Path,
+    record: Record,
+    *,
+    code: Mapping[str, str] = MappingProxyType({}),
+    every_seed: bool = False,
+) -> None:
     """Copy what a finished run left in its folder to where its rows are.
 
     Args:
         rows: The CSV of the rows; its name is that of the profile.
         folder: The run folder.
         record: A row of the run, for row, seed, changes and identity.
+        code: The user's code that the model is made of, as in `Job.code`.
         every_seed: Whether the weights are kept whatever the seed, in a file of its own.
     """
     run = (record.row, str(record.seed), record.overrides, record.run)
@@ -59,7 +68,7 @@ def keep(rows: Path, folder: Path, record: Record, *, every_seed: bool = False) 
     suffix = f"-seed{record.seed}" if every_seed else ""
     path = rows.parent / "weights" / f"{rows.stem}-{record.row}{suffix}.safetensors"
     if every_seed or _seed_of(path) >= record.seed:
-        _keep_weights(path, checkpoint, record)
+        _keep_weights(path, checkpoint, record, code)
 
 
 def find_weights(
@@ -117,7 +126,7 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     values: dict[tuple[str, int], list[float]] = {}
     lines = list(tables.rows(path, ("step", "..."), {"step": int})) if path.exists() else []
     updates = 1 + max((int(line["step"]) for _, line in lines), default=0)
-    width = WINDOW * math.ceil(updates / (WINDOW * POINTS))
+    width = WINDOW * max(1, math.ceil(updates / (WINDOW * POINTS)))
     for number, line in lines:
         window = (int(line["step"]) // width + 1) * width
         for name, text in line.items():
@@ -159,7 +168,7 @@ def _seed_of(path: Path) -> float:
         return math.inf
 
 
-def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
+def _keep_weights(path: Path, checkpoint: Path, record: Record, code: Mapping[str, str]) -> None:
     """Write the weights of a run; not those of a class that this suite does not know."""
     job = checkpoint.parents[1] / "job.yaml"
     config = yaml.safe_load(job.read_text()) if job.exists() else {}
@@ -174,6 +183,8 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record) -> None:
         "hyper_parameters": content["hyper_parameters"],
         "dtype": str(next(iter(content["state_dict"].values())).dtype).removeprefix("torch."),
     }
+    if code:
+        facts["code"] = dict(code)
     if config:
         data = config["data"]["init_args"]
         # Where the files lay is no fact about the weights.

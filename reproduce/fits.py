@@ -121,7 +121,8 @@ def run(
         made = _records(ctx, fit, result, values, unit)
         # First what stands beside the rows: a run whose rows are there is never taken up again.
         if keep and result.status == "ok":
-            evidence.keep(ctx.csv(experiment), result.job.folder(ctx.runs), made[0])
+            folder, code = result.job.folder(ctx.runs), result.job.code
+            evidence.keep(ctx.csv(experiment), folder, made[0], code=code)
         ctx.save(made, result.made)
         records += made
     return records

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from reproduce import failures, provenance, storage, tether
+from reproduce import failures, own_code, provenance, storage, tether
 from reproduce.own_rows import OwnRow
 from reproduce.records import Status
 
@@ -73,14 +73,21 @@ class Job:
         return config
 
     @cached_property
+    def code(self) -> dict[str, str]:
+        """The user's code that the model is made of, as it was when first asked for."""
+        return own_code.digests(self.resolved["model"])
+
+    @cached_property
     def run(self) -> str:
-        """Twelve hexadecimal digits that name this run: configuration, seed and protocol."""
+        """Twelve hexadecimal digits that name this run: configuration, code, seed, protocol."""
         config = json.loads(json.dumps(self.resolved))
         for path in _NOT_IDENTITY:
             _drop(config, path)
         identity = {"config": config, "protocol": self.protocol}
         if self.own is not None:  # it may be a copy of one of ours
-            identity |= {"row": self.row, "code": self.own.code}
+            identity["row"] = self.row
+        if self.code:
+            identity["code"] = self.code
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -309,7 +316,11 @@ def short_key(key: str) -> str:
 
 def _describe(job: Job, summary: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
     made = provenance.collect(command, {**job.resolved, **summary.get("process", {})})
-    return made if job.own is None else {**made, "own_row": job.own.origin}
+    if job.own is not None:
+        made["own_row"] = job.own.origin
+    if job.code:
+        made["code_sha256"] = job.code
+    return made
 
 
 def _ended(

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_modules import FieldClassifier
 from lightning_modules.solvers import import_backend
-from reproduce import classification, evidence, trained, weights
+from reproduce import classification, evidence, own_code, trained, weights
 from reproduce.context import Context
 from reproduce.own_rows import OwnRow
 from reproduce.trained import TABLE, Trained
@@ -67,6 +67,14 @@ def _odenet(path: Path, row: OwnRow) -> Trained:
         raise ValueError(
             f"{path} has weights of the field {facts.get('field')}, and {row.name}.yaml names "
             f"{named}. Remove the file and run again."
+        )
+    known, code = facts.get("code", {}), own_code.digests(row.sections["model"])
+    if known != code:
+        edited = " and ".join(sorted({module for module, _ in known.items() ^ code.items()}))
+        profile = path.stem.partition("-")[0]
+        raise ValueError(
+            f"{edited} was edited after the training that has left {path}. Train it again: python "
+            f"-m reproduce {TABLE} --profile {profile} --row {row.name}.yaml"
         )
     with weights.fitting(path):
         model = FieldClassifier(built(named), **facts["hyper_parameters"])

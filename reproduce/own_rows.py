@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import keyword
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader
-
-from reproduce import storage
+from reproduce import storage, yaml_values
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
-# Settings that name a module, and what follows its name.
-_NAMING = {"class_path": ".", "backend": ":"}
-# Whose code is known by the protocol's number and by the versions in the provenance.
-_KNOWN = ("lightning_modules", "datamodules", "reproduce", "torch")
 
 
 @dataclass(frozen=True)
@@ -35,20 +26,17 @@ class OwnRow:
         digest: SHA-256 of the file.
         sections: What the file states, by section; after `placed` the sections that stand in the
             place of the table's own.
-        code: SHA-256 of the source of every module that has a class, or a solver, that it names.
     """
 
     name: str
     class_path: str
     digest: str
     sections: dict[str, Any]
-    code: dict[str, str]
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, str]:
         """Where the row comes from, as its provenance keeps it."""
-        told = {"class_path": self.class_path, "yaml_sha256": self.digest}
-        return {**told, "code_sha256": self.code}
+        return {"class_path": self.class_path, "yaml_sha256": self.digest}
 
     def applying(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Return the overrides of a profile without settings that this model does not state."""
@@ -90,58 +78,19 @@ def read(path: Path, taken: Collection[str]) -> OwnRow:
         raise ValueError(f"--row {path}: {name} is a row already. Rename the file.")
     text = storage.read(path)
     try:
-        sections = get_loader("yaml")(text)  # as a training reads it: 1e-4 is a number
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"--row {path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(sections, dict) or set(sections) - set(_SECTIONS):
+        sections = yaml_values.read(text)
+    except ValueError as error:
+        raise ValueError(f"--row {path} is no YAML of plain values: {error}") from error
+    if isinstance(sections, dict) and set(sections) - set(_SECTIONS):
         raise ValueError(f"--row {path}: it may state {', '.join(_SECTIONS)}, and nothing else.")
-    model = sections.get("model")
+    model = sections.get("model") if isinstance(sections, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
         raise ValueError(
             f"--row {path} names no model. State model.class_path, as in "
             "reproduce/configs/odenet.yaml."
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return OwnRow(name, model["class_path"], digest, sections, _code(model))
-
-
-def _code(model: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each module's source that a model names; nothing is imported."""
-    found = {}
-    for module in sorted(set(_modules(model))):
-        source = _source(module)
-        if source is not None and source.is_file():
-            found[module] = hashlib.sha256(source.read_bytes()).hexdigest()
-    return found
-
-
-def _modules(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the modules of classes and solvers that a section names, but for those of `_KNOWN`."""
-    if isinstance(value, dict):
-        for inner, within in value.items():
-            yield from _modules(within, inner)
-    elif isinstance(value, list):
-        for within in value:
-            yield from _modules(within)
-    elif isinstance(value, str) and key in _NAMING:
-        module, named, _ = value.rpartition(_NAMING[key])
-        if named and module.partition(".")[0] not in _KNOWN:
-            yield module
-
-
-def _source(module: str) -> Path | None:
-    """Return where a module's source is; the packages that it is in are not imported."""
-    package, *parts = module.split(".")
-    try:
-        spec = importlib.util.find_spec(package)
-        for part in parts:
-            if spec is None or spec.submodule_search_locations is None:
-                return None
-            package = f"{package}.{part}"
-            spec = PathFinder.find_spec(package, spec.submodule_search_locations)
-    except (ImportError, ValueError):  # a name such as ".." or one that has no spec
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    return OwnRow(name, model["class_path"], digest, sections)
 
 
 def placed(row: OwnRow, base: Mapping[str, Any], free: Sequence[str] = ()) -> OwnRow:
