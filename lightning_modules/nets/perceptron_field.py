@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.nets.fields import as_rows
 from lightning_modules.solvers import Coefficients
 
 
@@ -32,7 +33,7 @@ class PerceptronField(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in sizes)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return dy/dt, shaped like ``y``: ``(batch, dim)``."""
+        """Return dy/dt, shaped like ``y``: ``(…, dim)``."""
         *hidden, last = self.layers
         for layer in hidden:
             y = nn.functional.elu(layer(y))
@@ -49,11 +50,11 @@ class PerceptronField(nn.Module):
 
     def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> list[Tensor]:
         """Write dy/dt to ``out``; return the values of the hidden layers."""
-        units, x = [], y
+        units, x = [], as_rows(y)
         for weight, bias in zip(c[:-2:2], c[1:-2:2], strict=True):
             x = elu(torch.addmm(bias, x, weight))
             units.append(x)
-        torch.addmm(c[-1], x, c[-2], out=out)
+        torch.addmm(c[-1], x, c[-2], out=as_rows(out))
         return units
 
     def pull(
@@ -61,12 +62,13 @@ class PerceptronField(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the vector-Jacobian products with respect to state and weights."""
         shares: list[Tensor] = []
-        for weight, x in zip(reversed(c[::2]), reversed([y, *note]), strict=True):
+        start, kappa = as_rows(y), as_rows(kappa)
+        for weight, x in zip(reversed(c[::2]), reversed([start, *note]), strict=True):
             shares = [x.T @ kappa, kappa.sum(0), *shares]
             kappa = kappa @ weight.T
-            if x is not y:
+            if x is not start:
                 kappa.mul_((x + 1).clamp_(max=1))
-        return (kappa, *shares)
+        return (kappa.view_as(y), *shares)
 
 
 def elu(x: Tensor) -> Tensor:

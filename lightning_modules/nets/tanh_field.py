@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.nets.fields import as_rows
 from lightning_modules.solvers import Coefficients
 
 Initial = Literal["normal", "glorot"]
@@ -50,7 +51,7 @@ class TanhField(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return dy/dt, shaped like ``y``: ``(batch, dim)``."""
+        """Return dy/dt, shaped like ``y``: ``(…, dim)``."""
         out: Tensor = self.second(torch.tanh(self.first(y.pow(self.power))))
         return out
 
@@ -61,17 +62,17 @@ class TanhField(nn.Module):
 
     def slope(self, c: Coefficients, y: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Write dy/dt to ``out``; return the powers and the values of the hidden units."""
-        powers = y.pow(self.power)
+        powers = as_rows(y).pow(self.power)
         units = torch.addmm(c[1], powers, c[0]).tanh_()
-        torch.addmm(c[3], units, c[2], out=out)
+        torch.addmm(c[3], units, c[2], out=as_rows(out))
         return powers, units
 
     def pull(
         self, c: Coefficients, y: Tensor, note: tuple[Tensor, Tensor], kappa: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the vector-Jacobian products with respect to state and weights."""
-        powers, units = note
+        (powers, units), kappa = note, as_rows(kappa)
         inner = kappa @ c[2].T
         inner = torch.addcmul(inner, inner, units.square(), value=-1)
-        of_state = (inner @ c[0].T).mul_(y.pow(self.power - 1)).mul_(self.power)
+        of_state = (inner @ c[0].T).view_as(y).mul_(y.pow(self.power - 1)).mul_(self.power)
         return of_state, powers.T @ inner, inner.sum(0), units.T @ kappa, kappa.sum(0)

@@ -281,6 +281,27 @@ def test_a_parametrized_layer_of_a_factored_field_is_differentiated_through() ->
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (2, 4), (3, 4, 2), (2, 1, 1, 2)])
+@pytest.mark.parametrize("kind", [PerceptronField, TanhField])
+def test_a_field_of_rows_takes_states_of_any_shape(
+    kind: Callable[[int, int], nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    field = kind(2, 4).double()
+    y0 = torch.randn(shape, dtype=torch.float64)
+    if shape[-1] != 2:
+        y0 = y0.T  # rows that lie in memory as columns do
+    times = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    settings = SolverSettings(backend="native", rtol=1e-6, atol=1e-6)
+    both = []
+    for f in (field, Opaque(field)):
+        start = y0.clone().requires_grad_()
+        ys = odeint(f, start, times, settings).ys
+        wanted = (start, *field.parameters())
+        both.append((ys, *torch.autograd.grad(ys.sin().sum(), wanted)))
+    torch.testing.assert_close(*both)
+
+
 class Lending(Waves):
     """Returns the solver's own memory, as is natural where it holds what is needed."""
 
