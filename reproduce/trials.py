@@ -22,7 +22,7 @@ _SHORT = {
 def check(work: Sequence[Job], needed: Sequence[str], contract: str) -> None:
     """Train and test every own row among the jobs on two batches.
 
-    Jobs that are no longer than that are their own trial.
+    Jobs that are no longer than that are their own trial; their models are built before.
 
     Args:
         work: Jobs that are about to be trained.
@@ -34,22 +34,28 @@ def check(work: Sequence[Job], needed: Sequence[str], contract: str) -> None:
     """
     for job in {job.own.name: job for job in work if job.own is not None}.values():
         assert job.own is not None
-        limit = job.resolved["trainer"]["limit_train_batches"]
-        if isinstance(limit, int) and limit <= BATCHES:
-            continue
-        print(f"{job.row}: a trial of {BATCHES} batches.", flush=True)
-        trial = replace(job, overrides={**job.overrides, **_SHORT})
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                tried = jobs.run(trial, Path(folder), _ignore)
-            except BadSettings as error:
-                raise BadSettings(
-                    f"{str(error).rstrip('.')}. {job.own.class_path} must be importable "
-                    f"(installed, or its folder on PYTHONPATH) and take the init_args. {contract}"
-                ) from error
-        result = checked(tried, needed, contract)
-        if result.status == "error":
+        try:
+            tried = _tried(job)
+        except BadSettings as error:
+            raise BadSettings(
+                f"{str(error).rstrip('.')}. {job.own.class_path} must be importable (installed, "
+                f"or its folder on PYTHONPATH) and take the init_args. {contract}"
+            ) from error
+        result = None if tried is None else checked(tried, needed, contract)
+        if result is not None and result.status == "error":
             raise BadSettings(f"{job.experiment}, row {job.row}: {result.hint}")
+
+
+def _tried(job: Job) -> Result | None:
+    """Return what became of a trial; None, once its model can be built, if the job is its own."""
+    limit = job.resolved["trainer"]["limit_train_batches"]
+    if isinstance(limit, int) and limit <= BATCHES:
+        jobs.check([job])
+        return None
+    print(f"{job.row}: a trial of {BATCHES} batches.", flush=True)
+    trial = replace(job, overrides={**job.overrides, **_SHORT})
+    with tempfile.TemporaryDirectory() as folder:
+        return jobs.run(trial, Path(folder), _ignore)
 
 
 def checked(result: Result, needed: Sequence[str], contract: str) -> Result:

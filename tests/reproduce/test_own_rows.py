@@ -242,6 +242,16 @@ def test_a_class_that_cannot_be_imported_is_one_line(
     assert shown.count("\n") == 1
 
 
+def test_a_class_that_cannot_be_imported_is_told_before_the_shortest_training(
+    package: Path, tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _write(package, "absent", {"class_path": "their_package.models.Absent"})
+    given = ["ablations", "--profile", "smoke", "--device", "cpu", "--data-root", mnist_root]
+    assert main([*given, "--out", str(tmp_path / "out"), "--row", str(path)]) == 2
+    assert "no attribute 'Absent'" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/**/*.csv"))
+
+
 def test_fig3_measures_a_field_of_a_users_package_trained_by_a_solver_of_theirs(
     package: Path, small_odenet: Path, mnist_root: str
 ) -> None:
