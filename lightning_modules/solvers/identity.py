@@ -121,6 +121,8 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
 def _tensor(x: Tensor, tensors: list[Tensor]) -> Hashable:
     if type(x) not in (Tensor, nn.Parameter):
         raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
+    if x.layout != torch.strided:
+        raise Unrecordable("it has a sparse tensor, whose memory is not known")
     if x._backward_hooks:
         raise Unrecordable("a parameter has hooks, which a replay would not call")
     tensors.append(x)

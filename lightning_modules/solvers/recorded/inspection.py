@@ -5,6 +5,7 @@ over random numbers or over a field that counts its calls replays something else
 So the work is rehearsed before it is recorded, on any device by the same rules.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -73,7 +74,7 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
         Unrecordable: If it synchronises, draws random numbers, decides by the values of tensors,
             fails, or if the module is not afterwards what it was before.
     """
-    with _restored(module):
+    with _restored(module) as copies:
         before, writes = fingerprint(module), written(module)
         try:
             with _without_waiting(device), Inspector(device):
@@ -84,29 +85,44 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
             raise Unrecordable(f"{type(error).__name__}: {error}") from error
         if fingerprint(module) != before:
             raise Unrecordable("evaluating it changes its attributes")
-        if written(module) != writes:
+        if written(module) != writes or any(_differ(*both) for both in copies):
             raise Unrecordable("evaluating it writes to its buffers, as batch norms in training")
 
 
+_Copies = list[tuple[Tensor, Tensor]]
+
+
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    """Undo what happens inside to the attributes of a module and to its tensors."""
+def _restored(module: nn.Module) -> Iterator[_Copies]:
+    """Undo what happens inside to the attributes of a module and to its tensors.
+
+    Normalisations write without counting it, so that the values themselves are compared.
+    """
     parts = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
     own = set(map(id, module.parameters()))
     others = [x for x in tensors_of(module) if id(x) not in own and not x.is_inference()]
-    copies = [(x, x._version, x.clone()) for x in others]
-    try:
-        yield
-    finally:
-        for part, attributes, buffers in parts:
-            for name in part.__dict__.keys() - attributes.keys():
-                del part.__dict__[name]
-            part.__dict__.update(attributes)
-            part._buffers.update(buffers)
-        with torch.no_grad():
-            for tensor, version, copy in copies:
-                if tensor._version != version:
-                    tensor.copy_(copy)
+    with torch.autograd._unsafe_preserve_version_counter(tuple(others)):
+        copies = [(x, x.detach().clone()) for x in others]
+        try:
+            yield copies
+        finally:
+            for part, attributes, buffers in parts:
+                for name in part.__dict__.keys() - attributes.keys():
+                    del part.__dict__[name]
+                part.__dict__.update(attributes)
+                part._buffers.update(buffers)
+            with torch.no_grad():
+                for tensor, copy in copies:
+                    if _differ(tensor, copy):
+                        tensor.copy_(copy)
+
+
+def _differ(tensor: Tensor, copy: Tensor) -> bool:
+    """Return whether any number is another one; NaN is none by itself."""
+    if tensor.layout != torch.strided:
+        return False
+    other = tensor.ne(copy) & (tensor.eq(tensor) | copy.eq(copy))
+    return bool(other.any())
 
 
 @contextmanager
@@ -116,8 +132,10 @@ def _without_waiting(device: torch.device) -> Iterator[None]:
         yield
         return
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls itself a prototype
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)

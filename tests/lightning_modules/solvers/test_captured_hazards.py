@@ -153,6 +153,45 @@ def test_a_batch_norm_is_recorded_where_its_buffers_rest(recorders: list[HostRec
     assert recorders[-1].replays
 
 
+class Averaging(nn.Module):
+    """Normalises by a batch and keeps averages, whose writing nothing counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.25, -3.0]).double())
+        self.register_buffer("variance", torch.tensor([1.0, 2.0]).double())
+
+    def forward(self, y: Tensor) -> Tensor:
+        return nn.functional.batch_norm(y, self.mean, self.variance, training=True)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(2).double(), Averaging()])
+def test_a_rehearsal_leaves_averages_as_they_were(norm: nn.Module) -> None:
+    y = torch.randn(5, 2).double()
+    before = {name: (x.clone(), x._version) for name, x in norm.named_buffers()}
+    with pytest.raises(Unrecordable, match="writes to its buffers"):
+        rehearse(lambda: norm(y), norm, CPU)
+    for name, x in norm.named_buffers():
+        torch.testing.assert_close((x, x._version), before[name], rtol=0, atol=0)
+
+
+def test_buffers_of_any_kind_are_no_reason_to_refuse() -> None:
+    field = Field()
+    field.register_buffer("nothing", torch.tensor([float("nan"), 1.0]))
+    field.register_buffer("mask", torch.tensor([True, False]))
+    field.register_buffer("wide", torch.ones(1).expand(3))
+    rehearse(lambda: field(torch.tensor(0.0), torch.ones(3, 2).double()), field, CPU)
+
+
+def test_a_field_with_a_sparse_buffer_is_solved_natively(recorders: list[HostRecorder]) -> None:
+    field = Field()
+    field.register_buffer("few", torch.eye(2).to_sparse())
+    with pytest.warns(UserWarning, match="step by step.*sparse"):
+        solved(field)
+    same(field)
+    assert not any(recorder.replays for recorder in recorders)
+
+
 def test_a_field_that_counts_its_calls_goes_on_counting(recorders: list[HostRecorder]) -> None:
     def count(field: Field, t: Tensor, y: Tensor) -> Tensor:
         field.calls += 1
