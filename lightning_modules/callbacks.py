@@ -104,8 +104,9 @@ class RunCost(pl.Callback):
         if solves:
             forward = sum(solve.nfe_forward for solve in solves)
             backward = sum(solve.nfe_backward for solve in solves)
-            pl_module.log("train/nfe_forward", float(forward))
-            pl_module.log("train/nfe_backward", float(backward))
+            # As tensors on the host: Lightning would wait for a GPU to bring a number there.
+            pl_module.log("train/nfe_forward", torch.tensor(float(forward)))
+            pl_module.log("train/nfe_backward", torch.tensor(float(backward)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log seconds and peak memory so far, before the epoch's checkpoint is written."""

@@ -275,7 +275,8 @@ def test_the_readmes_commands_are_ones_that_the_parsers_take(
     smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [line.split("#")[0] for block in _readme("bash") for line in block.splitlines()]
-    commands = [shlex.split(line.split("&&")[-1]) for line in lines if "python -m" in line]
+    parts = [part for line in lines for part in re.split("&&|;", line)]
+    commands = [shlex.split(part) for part in parts if "python -m" in part]
     ours = [words[3:] for words in commands if words[2] == "reproduce"]
     training = [words[3:] for words in commands if words[2] == "reproduce.train"]
     by_hand = [shlex.split(line) for line in lines if line.startswith("torchrun")]

@@ -1,5 +1,6 @@
 """Solver libraries behind one signature: the closed form, the same fields, reasons to skip."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -187,6 +188,8 @@ def rounding() -> Iterator[None]:
 @pytest.mark.parametrize("alternative", [a for a in ALTERNATIVES if ON.get(a) != "cpu"])
 def test_on_a_gpu_every_alternative_takes_the_gradient(alternative: str, rounding: None) -> None:
     _there(alternative)
+    if alternative.endswith("compiled") and shutil.which("gcc") is None:
+        pytest.skip("torch.compile needs a C compiler")
     true = prepare("ours_direct", build("linear", batch=3, state=2)).gradient(1e-9)
     try:
         peer = prepare(alternative, build("linear", batch=3, state=2).cuda())
@@ -197,7 +200,8 @@ def test_on_a_gpu_every_alternative_takes_the_gradient(alternative: str, roundin
         peer.states(1e-6)
     peer.evaluate(3)
     measured = peer.memory(1e-6)
-    assert measured is None if ON.get(alternative) == "cuda" else (measured or 0) > 0
+    hidden = ON.get(alternative) == "cuda" or alternative.endswith("compiled")
+    assert measured is None if hidden else (measured or 0) > 0
 
 
 def test_fields_that_take_one_time_are_not_solved_apart() -> None:

@@ -2,7 +2,8 @@
 
 A trial step is one piece of work: aim, stages, error, acceptance, outputs, next size. Once the
 solve is done, or has failed, a trial changes nothing any more, so that the host may look at it
-seldom: it replays as many trials as the last solve took, and then a few at a time.
+seldom: it replays as many trials as the last solve took, and then one at a time, since a look
+costs less than a trial that is for nothing.
 """
 
 import math
@@ -28,9 +29,6 @@ from lightning_modules.solvers.recorded.ledger import (
     taken,
 )
 from lightning_modules.solvers.registry import Norm, TensorField
-
-LOOK_EVERY = 4
-"""Trials between two looks of the host, once a solve takes more than the last one did."""
 
 
 class AdaptiveWalk(Walk):
@@ -111,8 +109,7 @@ class AdaptiveWalk(Walk):
         self.y.copy_(task.y0.reshape(-1))
 
     def _burst(self, trials: int) -> int:
-        left = self._expected - trials
-        return min(left if left > 0 else LOOK_EVERY, self.rows)
+        return min(max(self._expected - trials, 1), self.rows)
 
     def _opening(self) -> None:
         """Evaluate the first slope and choose the first size."""

@@ -104,8 +104,8 @@ class RecordedSweep(StagedSweep):
         """
         totals = self._replay.pulls.gradients
         self._g.zero_()
-        for total in totals:
-            total.zero_()
+        if totals:
+            torch._foreach_zero_(totals)
         self._starts = starts
         self._clocks = self._clocks_of(steps)
         self._stats = stats

@@ -74,11 +74,13 @@ class CudaRecorder:
         device = torch.cuda.device(self._device)
         with _ALONE, here, device, self._current_stream_kept() as current:
             self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                rehearse(work, module, self._device)
-                for _ in range(WARM_UP):
-                    work()
-            current.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    rehearse(work, module, self._device)
+                    for _ in range(WARM_UP):
+                        work()
+            finally:  # also what a refused rehearsal puts back, and writes to what is dropped then
+                current.wait_stream(self._stream)
             return self._captured(work)
 
     def read(self, tensor: Tensor) -> list[float]:
@@ -114,7 +116,10 @@ class CudaRecorder:
                 work()
         except Exception as error:
             self._mend()
-            raise Unrecordable(f"{type(error).__name__}: {error}") from error
+            first: BaseException = error  # the recording's own says no more than that it failed
+            while first.__context__ is not None:
+                first = first.__context__
+            raise Unrecordable(f"{type(first).__name__}: {first}") from error
         return graph.replay
 
     def _mend(self) -> None:
@@ -128,7 +133,12 @@ class CudaRecorder:
             torch._C._cuda_endAllocateToPool(index, self._pool)
         with suppress(Exception):
             scratch = torch.zeros(1, device=self._device)
-            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+            graph = torch.cuda.CUDAGraph()
+            mode = "thread_local"
+            with (
+                _no_collection(),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode),
+            ):
                 scratch.zero_()
 
     @contextmanager

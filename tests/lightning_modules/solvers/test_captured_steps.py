@@ -22,7 +22,7 @@ from lightning_modules.solvers import (
 )
 from lightning_modules.solvers.augmented import Augmented
 from lightning_modules.solvers.captured import adaptive
-from lightning_modules.solvers.captured.adaptive import LOOK_EVERY, AdaptiveWalk
+from lightning_modules.solvers.captured.adaptive import AdaptiveWalk
 from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.controller import Controller
@@ -131,13 +131,19 @@ def test_the_host_looks_once_where_a_solve_is_like_the_last(
     field, y0, times = Net(), torch.randn(4, 2).double(), torch.tensor([0.0, 1.0]).double()
     _, tight = pair(rtol=1e-9, atol=1e-9)
     with torch.no_grad():
-        steps = [odeint(field, y0, times, tight).stats.steps for _ in range(2)][-1]
+        steps = [odeint(field, 20 * y0, times, tight).stats.steps for _ in range(2)][-1]
         (recorder,) = recorders
-        assert recorder.reads == math.ceil(steps / LOOK_EVERY)
+        assert recorder.reads == steps
         looked, replayed = recorder.reads, recorder.replays
-        odeint(field, y0, times, tight)
-    assert recorder.reads == looked + 1
-    assert recorder.replays == replayed + 1 + steps  # the opening and every trial, none too many
+        odeint(field, 20 * y0, times, tight)
+        assert recorder.reads == looked + 1
+        # The opening and every trial, none too many.
+        assert recorder.replays == replayed + 1 + steps
+        looked, replayed = recorder.reads, recorder.replays
+        more = odeint(field, y0, times, tight).stats.steps
+    assert more > steps
+    assert recorder.reads == looked + 1 + more - steps
+    assert recorder.replays == replayed + 1 + more
 
 
 def test_a_solve_that_outgrows_its_chunk_keeps_every_step(
