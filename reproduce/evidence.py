@@ -126,7 +126,7 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     values: dict[tuple[str, int], list[float]] = {}
     lines = list(tables.rows(path, ("step", "..."), {"step": int})) if path.exists() else []
     updates = 1 + max((int(line["step"]) for _, line in lines), default=0)
-    width = WINDOW * max(1, math.ceil(updates / (WINDOW * POINTS)))
+    width = WINDOW * math.ceil(updates / (WINDOW * POINTS)) or WINDOW  # for a step of -1
     for number, line in lines:
         window = (int(line["step"]) // width + 1) * width
         for name, text in line.items():

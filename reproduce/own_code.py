@@ -7,26 +7,32 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-# Whose code is known by the protocol's number and by the versions in the provenance.
-_KNOWN = ("lightning_modules", "datamodules", "reproduce", "torch")
+_OURS = ("lightning_modules", "datamodules", "reproduce")  # known by the protocol's number
+_VERSIONED = ("torch", "torchvision", "torchdiffeq", "torchmetrics", "pytorch_lightning")
 
 
 def digests(section: Any) -> dict[str, str]:
-    """Return the SHA-256 of the source of every module of others that a section names.
+    """Return the SHA-256 of the source of every module that a section names, but for our own.
 
-    Named are classes, ``package.module.Class``, and solvers, ``package.module:function``. Where it
-    is a package that is named, whose modules have the class, all its files count; what a module
-    imports from elsewhere does not. Nothing is imported, and what is not there is left out: the
-    training tells it.
+    Named are classes, ``package.module.Class``, and solvers, ``package.module:function``. Of a
+    package that is named itself, ``package.Class``, all files count; in an archive its
+    ``__init__`` alone. What a module imports does not. Nothing is imported here, and what is not
+    there is left out: the training tells it. Libraries whose versions the provenance has are left
+    out, too.
 
     Args:
         section: A part of a configuration, such as its model.
+
+    Raises:
+        OSError: If a file that is there cannot be read.
     """
     found = {}
     names = {tuple(text.replace(":", ".").split(".")) for text in _texts(section)}
     for parts in sorted(names):
-        if len(parts) > 1 and parts[0] not in _KNOWN and all(map(str.isidentifier, parts)):
-            module, contents = _source(parts)
+        theirs = parts[0] not in (*_OURS, *_VERSIONED)
+        if len(parts) > 1 and theirs and all(map(str.isidentifier, parts)):
+            module, spec = _innermost(parts)
+            contents = _contents(spec) if spec else []
             if contents:
                 found[module] = hashlib.sha256(b"\0".join(contents)).hexdigest()
     return found
@@ -43,8 +49,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(within)
 
 
-def _source(parts: Sequence[str]) -> tuple[str, list[bytes]]:
-    """Return the innermost module that the first of the parts name, and its files."""
+def _innermost(parts: Sequence[str]) -> tuple[str, ModuleSpec | None]:
+    """Return the innermost module that the first of the parts name, and where it is."""
     module = parts[0]
     try:
         spec = importlib.util.find_spec(module)
@@ -55,17 +61,20 @@ def _source(parts: Sequence[str]) -> tuple[str, list[bytes]]:
             if inner is None:
                 break
             spec, module = inner, f"{module}.{part}"
-        return module, _contents(spec) if spec else []
-    except Exception:  # of somebody's finder, or of a file that cannot be read
-        return module, []
+        return module, spec
+    except Exception:  # of somebody's finder
+        return module, None
 
 
 def _contents(spec: ModuleSpec) -> list[bytes]:
     if spec.origin is None:  # a folder that is no package
         return []
-    places = spec.submodule_search_locations or []
-    files = sorted(file for place in places for file in Path(place).rglob("*.py"))
-    if files:
-        return [file.read_bytes() for file in files]
+    contents = []
+    for place in map(Path, spec.submodule_search_locations or ()):
+        for file in sorted(place.rglob("*.py")):
+            if file.is_file():
+                contents += [str(file.relative_to(place)).encode(), file.read_bytes()]
+    if contents:
+        return contents
     read = getattr(spec.loader, "get_data", None)  # not there for what is built in
     return [read(spec.origin)] if read else []

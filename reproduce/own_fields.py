@@ -68,16 +68,16 @@ def _odenet(path: Path, row: OwnRow) -> Trained:
             f"{path} has weights of the field {facts.get('field')}, and {row.name}.yaml names "
             f"{named}. Remove the file and run again."
         )
+    field = built(named)
     known, code = facts.get("code", {}), own_code.digests(row.sections["model"])
     if known != code:
         edited = " and ".join(sorted({module for module, _ in known.items() ^ code.items()}))
-        profile = path.stem.partition("-")[0]
         raise ValueError(
-            f"{edited} was edited after the training that has left {path}. Train it again: python "
-            f"-m reproduce {TABLE} --profile {profile} --row {row.name}.yaml"
+            f"{path} has weights of another state of {edited}, which {row.name}.yaml names. "
+            "Remove the file and run again."
         )
     with weights.fitting(path):
-        model = FieldClassifier(built(named), **facts["hyper_parameters"])
+        model = FieldClassifier(field, **facts["hyper_parameters"])
         model.net.load_state_dict(state)
     return trained.of_net(path, model.eval(), facts, row.name)
 

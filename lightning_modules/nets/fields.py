@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """Return states ``(…, dim)`` as the rows of a matrix, ``(rows, dim)``, in the same memory."""
+    return x if x.dim() == 2 else x.view(-1, x.shape[-1])
+
+
 class TimeConv2d(nn.Conv2d):
     """A 3x3 convolution of the feature maps with time as one further, constant input channel.
 
@@ -110,8 +115,3 @@ def _rectified(x: Tensor) -> Tensor:
 def _is_transformed(x: Tensor) -> bool:
     """Return whether ``x`` belongs to torch.func, whose vmap knows neither layouts nor this."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """Return states ``(…, dim)`` as the rows of a matrix, ``(rows, dim)``, in the same memory."""
-    return x if x.dim() == 2 else x.view(-1, x.shape[-1])

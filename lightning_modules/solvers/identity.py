@@ -122,7 +122,7 @@ def _tensor(x: Tensor, tensors: list[Tensor]) -> Hashable:
     if type(x) not in (Tensor, nn.Parameter):
         raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
     if x.layout != torch.strided:
-        raise Unrecordable("it has a sparse tensor, whose memory is not known")
+        raise Unrecordable(f"it has a tensor of {x.layout}, whose memory is not known")
     if x._backward_hooks:
         raise Unrecordable("a parameter has hooks, which a replay would not call")
     tensors.append(x)

@@ -15,8 +15,8 @@ gradient, with its 95 % interval (claim C24).
   recorded, its row says why.
 - `field_floor`: the field alone, as often as `native_checkpoint` evaluates it: forward without a
   graph, then with a graph and its vector-Jacobian product, and the stem and head once. No solver
-  that evaluates the field as often in this way can be faster; what is captured, in fewer calls of
-  the host, can.
+  that evaluates the field as often in this way can be faster; a captured solve can, since the host
+  makes fewer calls.
 - `convolution_floor`: the same with the field's two convolutions alone.
 
 Besides, the operators of `native_checkpoint` are profiled: which part of the step convolutions,

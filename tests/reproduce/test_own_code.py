@@ -66,6 +66,15 @@ def test_a_class_that_a_package_has_from_its_modules_is_known_by_all_of_them(fol
     assert _follows(path, {"class_path": "their_package.Model"})
 
 
+def test_what_editors_leave_does_not_count_and_the_names_of_files_do(folder: Path) -> None:
+    path, section = _module(folder, "their_package/models"), {"class_path": "their_package.Model"}
+    before = own_code.digests(section)
+    (path.parent / ".#models.py").symlink_to("nobody@nowhere")
+    assert own_code.digests(section) == before
+    path.rename(path.with_name("nets.py"))
+    assert own_code.digests(section) != before
+
+
 def test_code_in_an_archive_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     section, found = {"class_path": "their_zipped.models.Model"}, []
     for edit in ("", "# edited\n"):
@@ -102,6 +111,7 @@ def test_an_editable_installation_is_known_by_its_finder(
         "Model",
         "lightning_modules.FieldClassifier",
         "torch.nn.Linear",
+        "torchvision.models.resnet18",
         "sys.path",
         "os.path.join",
         "..",

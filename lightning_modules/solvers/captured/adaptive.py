@@ -3,7 +3,7 @@
 A trial step is one piece of work: aim, stages, error, acceptance, outputs, next size. Once the
 solve is done, or has failed, a trial changes nothing any more, so that the host may look at it
 seldom: it replays as many trials as the last solve took, and then one at a time, since a look
-costs less than a trial that is for nothing.
+costs less than a needless trial.
 """
 
 import math

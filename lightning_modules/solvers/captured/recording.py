@@ -79,7 +79,7 @@ class CudaRecorder:
                     rehearse(work, module, self._device)
                     for _ in range(WARM_UP):
                         work()
-            finally:  # also what a refused rehearsal puts back, and writes to what is dropped then
+            finally:  # what a refused rehearsal has put back must be there before it is read
                 current.wait_stream(self._stream)
             return self._captured(work)
 
@@ -101,6 +101,7 @@ class CudaRecorder:
 
     def _captured(self, work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
+        told: Exception | None = None
         try:
             # thread_local: data loaders and NCCL's watchdog may go on in their own threads.
             with (
@@ -113,13 +114,15 @@ class CudaRecorder:
                 ),
                 _workspaces_of_its_own(),
             ):
-                work()
+                try:
+                    work()
+                except Exception as error:
+                    told = error
+                    raise
         except Exception as error:
             self._mend()
-            first: BaseException = error  # the recording's own says no more than that it failed
-            while first.__context__ is not None:
-                first = first.__context__
-            raise Unrecordable(f"{type(first).__name__}: {first}") from error
+            told = told or error  # that of a recording says no more than that it has failed
+            raise Unrecordable(f"{type(told).__name__}: {told}") from error
         return graph.replay
 
     def _mend(self) -> None:

@@ -74,10 +74,10 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
         Unrecordable: If it synchronises, draws random numbers, decides by the values of tensors,
             fails, or if the module is not afterwards what it was before.
     """
-    with _restored(module) as copies:
+    with _restored(module, device) as copies:
         before, writes = fingerprint(module), written(module)
         try:
-            with _without_waiting(device), Inspector(device):
+            with _waits(device, "error"), Inspector(device):
                 work()
         except Unrecordable:
             raise
@@ -85,24 +85,28 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
             raise Unrecordable(f"{type(error).__name__}: {error}") from error
         if fingerprint(module) != before:
             raise Unrecordable("evaluating it changes its attributes")
-        if written(module) != writes or any(_differ(*both) for both in copies):
-            raise Unrecordable("evaluating it writes to its buffers, as batch norms in training")
+        with _waits(device, "default"):
+            if written(module) != writes or any(_differ(*both) for both in copies):
+                raise Unrecordable(
+                    "evaluating it writes to its buffers, as batch norms in training"
+                )
 
 
 _Copies = list[tuple[Tensor, Tensor]]
 
 
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[_Copies]:
+def _restored(module: nn.Module, device: torch.device) -> Iterator[_Copies]:
     """Undo what happens inside to the attributes of a module and to its tensors.
 
-    Normalisations write without counting it, so that the values themselves are compared.
+    Normalisations write without counting it, so that the numbers themselves are compared: yielded
+    is the memory of each tensor with a copy.
     """
     parts = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
     own = set(map(id, module.parameters()))
-    others = [x for x in tensors_of(module) if id(x) not in own and not x.is_inference()]
+    others = [x for x in tensors_of(module) if id(x) not in own and _has_numbers(x)]
     with torch.autograd._unsafe_preserve_version_counter(tuple(others)):
-        copies = [(x, x.detach().clone()) for x in others]
+        copies = [(x.detach(), x.detach().clone()) for x in others]
         try:
             yield copies
         finally:
@@ -111,31 +115,44 @@ def _restored(module: nn.Module) -> Iterator[_Copies]:
                     del part.__dict__[name]
                 part.__dict__.update(attributes)
                 part._buffers.update(buffers)
-            with torch.no_grad():
-                for tensor, copy in copies:
-                    if _differ(tensor, copy):
-                        tensor.copy_(copy)
+            with torch.no_grad(), _waits(device, "default"):
+                for tensor, (memory, copy) in zip(others, copies, strict=True):
+                    if tensor.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape:
+                        tensor.data = memory
+                    if _differ(memory, copy):
+                        memory.copy_(copy)
+
+
+def _has_numbers(x: Tensor) -> bool:
+    return not (x.is_inference() or x.is_meta) and x.layout == torch.strided
 
 
 def _differ(tensor: Tensor, copy: Tensor) -> bool:
-    """Return whether any number is another one; NaN is none by itself."""
-    if tensor.layout != torch.strided:
+    """Return whether any number is another one; two NaN count as the same."""
+    try:
+        if torch.equal(tensor, copy):
+            return False
+        return bool((tensor.ne(copy) & (tensor.eq(tensor) | copy.eq(copy))).any())
+    except RuntimeError:  # of a dtype that cannot be compared
         return False
-    other = tensor.ne(copy) & (tensor.eq(tensor) | copy.eq(copy))
-    return bool(other.any())
 
 
 @contextmanager
-def _without_waiting(device: torch.device) -> Iterator[None]:
-    """Make PyTorch raise where the host would wait for the GPU, inside operators too."""
+def _waits(device: torch.device, mode: str) -> Iterator[None]:
+    """Have PyTorch raise, or not, where the host waits for the GPU, inside operators too.
+
+    Args:
+        device: On others nothing is done.
+        mode: ``error`` or ``default``.
+    """
     if device.type != "cuda":
         yield
         return
-    mode = torch.cuda.get_sync_debug_mode()
+    before = torch.cuda.get_sync_debug_mode()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls itself a prototype
-            torch.cuda.set_sync_debug_mode("error")
+            torch.cuda.set_sync_debug_mode(mode)
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(mode)
+        torch.cuda.set_sync_debug_mode(before)

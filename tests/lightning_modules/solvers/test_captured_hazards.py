@@ -180,7 +180,20 @@ def test_buffers_of_any_kind_are_no_reason_to_refuse() -> None:
     field.register_buffer("nothing", torch.tensor([float("nan"), 1.0]))
     field.register_buffer("mask", torch.tensor([True, False]))
     field.register_buffer("wide", torch.ones(1).expand(3))
+    field.register_buffer("unused", torch.empty(2, device="meta"))
     rehearse(lambda: field(torch.tensor(0.0), torch.ones(3, 2).double()), field, CPU)
+
+
+def test_a_buffer_that_gets_other_memory_is_refused_and_put_back() -> None:
+    def caches(field: Field, t: Tensor, y: Tensor) -> Tensor:
+        field.scale.data = torch.ones(3, 2).double()
+        return y
+
+    field = Field(caches)
+    memory = field.scale.data_ptr()
+    with pytest.raises(Unrecordable, match="changes its attributes"):
+        rehearse(lambda: field(torch.tensor(0.0), torch.ones(3, 2).double()), field, CPU)
+    assert (field.scale.data_ptr(), field.scale.shape) == (memory, (2,))
 
 
 def test_a_field_with_a_sparse_buffer_is_solved_natively(recorders: list[HostRecorder]) -> None:
