@@ -14,7 +14,7 @@ from markupsafe import Markup
 LARGEST_MOVIE = 200_000  # bytes; a larger one stays a file beside the page
 
 # Besides letters, digits and -._~: what an attribute in double quotes may hold as it is.
-_AS_IT_IS = " !$'()*+,/:;=?@[]{}|"
+_AS_IT_IS = " !$'()*+,/:;<=>?@[]{}|"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
