@@ -125,8 +125,8 @@ def curves(folder: Path) -> Iterator[tuple[str, ...]]:
     path = folder / "metrics.csv"
     values: dict[tuple[str, int], list[float]] = {}
     lines = list(tables.rows(path, ("step", "..."), {"step": int})) if path.exists() else []
-    updates = 1 + max((int(line["step"]) for _, line in lines), default=0)
-    width = WINDOW * math.ceil(updates / (WINDOW * POINTS)) or WINDOW  # for a step of -1
+    last = max([0, *(int(line["step"]) for _, line in lines)])
+    width = WINDOW * (1 + last // (WINDOW * POINTS))
     for number, line in lines:
         window = (int(line["step"]) // width + 1) * width
         for name, text in line.items():

@@ -119,6 +119,17 @@ def times_written(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
+def writable(x: Tensor) -> bool:
+    """Return whether anybody may write to a tensor in place.
+
+    Nobody may where one number in memory stands for several, or outside inference mode to what was
+    made in it; tensors without memory of their own, sparse ones too, are left out.
+    """
+    if x.is_inference() or x.is_meta or x.layout != torch.strided:
+        return False
+    return not any(step == 0 and n > 1 for step, n in zip(x.stride(), x.shape, strict=True))
+
+
 def has_tangents() -> bool:
     """Return whether derivatives are being taken in forward mode, with or without torch.func."""
     return forward_ad._current_level >= 0

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.identity import OWN, PLAIN
-from lightning_modules.solvers.state import times_written
+from lightning_modules.solvers.state import times_written, writable
 from lightning_modules.solvers.tree import modules_of, only_written
 
 
@@ -224,7 +224,7 @@ def unwritten(field: object) -> Iterator[None]:
         (part._buffers, name, buffer, buffer.clone())
         for part in modules_of(field)
         for name, buffer in part._buffers.items()
-        if buffer is not None
+        if buffer is not None and writable(buffer)
     ]
     tensors = tuple(buffer for _, _, buffer, _ in there)
     # Normalisations write without counting it, so versions do not tell.

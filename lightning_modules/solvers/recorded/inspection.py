@@ -21,6 +21,7 @@ from lightning_modules.solvers.identity import (
     tensors_of,
     written,
 )
+from lightning_modules.solvers.state import writable
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
@@ -104,7 +105,7 @@ def _restored(module: nn.Module, device: torch.device) -> Iterator[_Copies]:
     """
     parts = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
     own = set(map(id, module.parameters()))
-    others = [x for x in tensors_of(module) if id(x) not in own and _has_numbers(x)]
+    others = [x for x in tensors_of(module) if id(x) not in own and writable(x)]
     with torch.autograd._unsafe_preserve_version_counter(tuple(others)):
         copies = [(x.detach(), x.detach().clone()) for x in others]
         try:
@@ -121,10 +122,6 @@ def _restored(module: nn.Module, device: torch.device) -> Iterator[_Copies]:
                         tensor.data = memory
                     if _differ(memory, copy):
                         memory.copy_(copy)
-
-
-def _has_numbers(x: Tensor) -> bool:
-    return not (x.is_inference() or x.is_meta) and x.layout == torch.strided
 
 
 def _differ(tensor: Tensor, copy: Tensor) -> bool:

@@ -485,3 +485,24 @@ def test_derivatives_in_forward_mode_are_refused_where_they_would_be_zero(
 
     with torch.no_grad(), pytest.raises(RuntimeError, match="Derivatives in forward mode"):
         torch.func.jvp(end, (_start(),), (torch.ones(4, 3).double(),))
+
+
+@again
+@pytest.mark.parametrize("kind", ["plain", "wide", "inference", "sparse"])
+def test_nothing_is_put_back_where_nobody_may_write(
+    kind: str, backend: str, gradient: str
+) -> None:
+    class Decay(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.inference_mode(kind == "inference"):
+                rate = torch.ones(1, dtype=torch.float64)
+            made = {"wide": rate.expand(3), "sparse": rate.to_sparse()}
+            self.register_buffer("rate", made.get(kind, rate))
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return -y * self.rate.sum() / self.rate.numel()
+
+    # Nothing wants a gradient, so the field is looked at for hidden tensors at both ends.
+    ys = odeint(Decay(), torch.ones(2).double(), TIMES, _settings(backend, gradient)).ys
+    torch.testing.assert_close(ys[:, 0], torch.exp(-TIMES), rtol=1e-5, atol=0)
