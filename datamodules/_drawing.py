@@ -1,4 +1,4 @@
-"""What data modules share whose points are drawn and not read."""
+"""What data modules share whose batches are drawn."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ Batch = tuple[Tensor, ...]
 def generator(seed: int, purpose: str) -> torch.Generator:
     """Return the source of the randomness that a seed has for a purpose."""
     key = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:4]))
+    return torch.Generator().manual_seed(int.from_bytes(key[:4]))  # the engine keeps 32 bits
 
 
 def seed_or_that_of_the_run(data_seed: int | None) -> int:

@@ -1,6 +1,5 @@
 """MNIST in memory: batches are index look-ups, and what is in them depends on the seed alone."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules._drawing import generator, seed_or_that_of_the_run, share_of_rank
 from datamodules._files import ensure_files
 from datamodules._mnist_sources import MNIST_FILES, MNIST_SOURCES
 from datamodules.deskewing import deskewed
@@ -48,7 +48,7 @@ class MNIST(pl.LightningDataModule):
         seed: Draws order and crops; by default the seed of ``seed_everything``, else 0.
 
     Raises:
-        ValueError: If a batch holds no image or more than there are.
+        ValueError: If a batch holds no image, or more than there are to train or to test.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class MNIST(pl.LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
-            if not 1 <= size <= 60_000:
-                raise ValueError(f"{name} is {size}. Choose a number from 1 to 60000.")
+        sizes = (("batch_size", batch_size, 60_000), ("test_batch_size", test_batch_size, 10_000))
+        for name, size, images in sizes:
+            if not 1 <= size <= images:
+                raise ValueError(f"{name} is {size}. Choose a number from 1 to {images}.")
         self.root = Path(root or os.environ.get("REPRODUCE_DATA") or "data").expanduser()
         self.batch_size = batch_size
         self.test_batch_size = test_batch_size
@@ -92,18 +93,13 @@ class MNIST(pl.LightningDataModule):
         Raises:
             ValueError: If the devices cannot share a batch equally.
         """
-        rank, ranks = self._rank()
-        if self.batch_size % ranks:
-            raise ValueError(
-                f"A global batch of {self.batch_size} images cannot be shared equally by {ranks} "
-                f"devices. Set --data.batch_size to a multiple of {ranks}."
-            )
+        share = share_of_rank(self.trainer, self.batch_size, "images")
         if self._train is None:
             self.setup("fit")
         assert self._train is not None
         self._train = self._train.to(self._device())
-        sampler = EpochSampler(self._train, self._seed())
-        return ShuffledLoader(self._train, self.batch_size, sampler, rank, ranks)
+        sampler = EpochSampler(self._train, seed_or_that_of_the_run(self.seed))
+        return ShuffledLoader(self._train, self.batch_size, sampler, share)
 
     def test_dataloader(self) -> "BatchLoader":
         """Return every test image once, in order.
@@ -111,7 +107,7 @@ class MNIST(pl.LightningDataModule):
         Raises:
             ValueError: If there are several devices, which would each test every image.
         """
-        if self._rank()[1] > 1:
+        if self.trainer and self.trainer.world_size > 1:
             raise ValueError("Testing runs on one device. Use a Trainer with devices=1.")
         if self._test is None:
             self.setup("test")
@@ -128,12 +124,6 @@ class MNIST(pl.LightningDataModule):
         digits = type("MNIST", (datasets.MNIST,), verified)(self.root, train=train)
         images = deskewed(digits.data) if self.deskew else digits.data
         return ImageSet(images, digits.targets)
-
-    def _seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -159,17 +149,12 @@ class EpochSampler:
 
     def order(self) -> Tensor:
         """Return the image numbers of this epoch, ``(size,)``."""
-        return torch.randperm(self.size, generator=self._generator("order"))
+        return torch.randperm(self.size, generator=generator(self.seed, f"{self.epoch}/order"))
 
     def offsets(self) -> Tensor:
         """Return the upper left corner of every image's crop by image number, ``(size, 2)``."""
-        generator = self._generator("crop")
-        return torch.randint(self.shifts, (self.size, 2), generator=generator)
-
-    def _generator(self, purpose: str) -> torch.Generator:
-        key = f"{self.seed}/{self.epoch}/{purpose}".encode()
-        number = int.from_bytes(hashlib.sha256(key).digest()[:4])  # the engine keeps 32 bits
-        return torch.Generator().manual_seed(number)
+        draw = generator(self.seed, f"{self.epoch}/crop")
+        return torch.randint(self.shifts, (self.size, 2), generator=draw)
 
 
 class BatchLoader:
@@ -205,18 +190,16 @@ class ShuffledLoader:
         data: Images, with the margin to be cropped, and labels.
         batch_size: Size of the global batch.
         sampler: Draws the order and the crops.
-        rank: Which share of a batch to return.
-        ranks: How many equal contiguous shares a batch has.
+        share: Which part of a batch to return.
     """
 
     def __init__(
-        self, data: ImageSet, batch_size: int, sampler: EpochSampler, rank: int = 0, ranks: int = 1
+        self, data: ImageSet, batch_size: int, sampler: EpochSampler, share: slice
     ) -> None:
         self.data = data
         self.batch_size = batch_size
         self.sampler = sampler
-        share = batch_size // ranks
-        self._share = slice(rank * share, (rank + 1) * share)
+        self._share = share
         self._given = 0  # batches of this epoch that have been handed out
         self._resume: dict[str, int] = {}
 

@@ -371,8 +371,8 @@ class DensityModel(pl.LightningModule):
         self.alive &= ~members
         if not bool(self.alive.any()):
             raise Diverged(
-                f"No member's gradient is finite after {self.global_step} updates. "
-                "Lower --model.optimizer.lr."
+                f"No member is left after {self.global_step} updates: of each the gradient was "
+                "not finite, or its equation could not be solved. Lower --model.optimizer.lr."
             )
         self._become(members, int(self.alive.nonzero()[0]))
         for p in self.net.parameters():

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+Rule = Literal["sgd", "adam", "rmsprop"]
+Course = Literal["constant", "steps", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,14 @@ class OptimizerSettings:
         weight_decay: L2 penalty.
     """
 
-    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    name: Rule = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no optimizer takes."""
+        _require_one_of("optimizer", self.name, get_args(Rule))
         if not self.lr > 0:
             raise ValueError(f"The learning rate lr is {self.lr}; give a number above 0.")
         if not 0 <= self.momentum < 1:
@@ -55,9 +59,13 @@ class ScheduleSettings:
         gamma: Factor at each milestone.
     """
 
-    name: Literal["constant", "steps", "one_cycle"] = "constant"
+    name: Course = "constant"
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse a course that there is not."""
+        _require_one_of("schedule", self.name, get_args(Course))
 
     def build(
         self, optimizer: torch.optim.Optimizer, updates: Callable[[], float]
@@ -80,6 +88,12 @@ class ScheduleSettings:
             scheduler = OneCycleLR(optimizer, peak, total_steps=total, cycle_momentum=False)
             return {"scheduler": scheduler, "interval": "step"}
         return None
+
+
+def _require_one_of(what: str, name: str, choices: tuple[str, ...]) -> None:
+    """Refuse an unknown name: jsonargparse does on a command line, nobody does in Python."""
+    if name not in choices:
+        raise ValueError(f"Unknown {what} {name!r}. Choose one of {', '.join(choices)}.")
 
 
 def configured(

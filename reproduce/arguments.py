@@ -7,19 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.catalogue import claim, names
-from reproduce.comparing import DEFAULT_OUT
-from reproduce.usage import UsageError, nearest
+from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, nearest
 
 PROFILES = ("smoke", "quick", "short", "paper")
-VERBS = {
-    "list": "what can be regenerated",
-    "all": "every table and figure, one after another",
-    "compare": "this machine's results beside the shipped ones and the paper's, with verdicts; "
-    "or two folders of results",
-    "status": "what is done, running, interrupted, failed and to do, and the time left",
-    "report": "the results in --out as one page to read (index.html) and as Markdown (README.md)",
-}
-
 NOT_TO_SET = {
     "trainer.default_root_dir": "--out or REPRODUCE_RUNS",
     "trainer.max_epochs": "--epochs",
@@ -148,7 +138,7 @@ def check_name(name: str) -> None:
     """
     known = [*names(), *VERBS]
     if name in VERBS:
-        raise UsageError(f"{name} goes first or stands alone; see --help.")
+        raise UsageError(f"{name} stands alone, or first with what it takes; see --help.")
     if name not in names():
         raise UsageError(f"Unknown target {name!r}. Did you mean {nearest(name, known)}?")
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.catalogue import names
-from reproduce.usage import UsageError, nearest
-
-DEFAULT_OUT = Path("results/local")
+from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, nearest
 
 
 def run(targets: Sequence[str], arguments: Namespace) -> int:
@@ -48,8 +46,8 @@ def _check_set(target: str) -> None:
 
     if result_sets.is_one(Path(target)):
         return
-    if target.replace("-", "_") in ("list", "compare", "report"):
-        raise UsageError(f"{target} goes first or stands alone; see --help.")
+    if target.replace("-", "_") in VERBS:
+        raise UsageError(f"{target} is no set of results; it stands alone or first, see --help.")
     raise UsageError(
         f"Unknown target {target!r}: neither an experiment nor a folder or CSV that exists. Did "
         f"you mean {nearest(target, names())}?"
@@ -62,7 +60,7 @@ def _experiments(chosen: Sequence[str], arguments: Namespace) -> int:
 
     everything = not chosen or list(chosen) == ["all"]
     if not everything and "all" in chosen:
-        raise UsageError("all goes first or stands alone; see --help.")
+        raise UsageError("all is every experiment; leave the others out.")
     for name in names() if everything else chosen:
         printout.stored(name, arguments.out, arguments.profile)
     printout.verdicts(None if everything else chosen, arguments.out)

@@ -104,9 +104,10 @@ def run(
     for result in ctx.train(left):
         fit = by_run[result.job.run]
         made = _records(ctx, fit, result, measure, derive)
-        ctx.save(made, result.made)
+        # First what stands beside the rows: a run whose rows are there is never taken up again.
         if result.status == "ok" and not ctx.changes:
             _keep_weights(ctx, fit, result, all_weights)
+        ctx.save(made, result.made)
         records += made
     return records
 
@@ -145,9 +146,10 @@ def drawn_from(
     if not path.exists():
         return None
     model, facts = load(path)
-    if facts["run"] not in {record.run for record in records}:
-        return None
-    return model, facts["rows"]
+    with weights.fitting(path):
+        if facts["run"] not in {record.run for record in records}:
+            return None
+        return model, facts["rows"]
 
 
 def finished(result: Result) -> DensityModel:

@@ -119,7 +119,7 @@ def write(path: Path, lines: Sequence[Line]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_cell(getattr(line, name)) for name in COLUMNS] for line in lines)
+    writer.writerows([cell(getattr(line, name)) for name in COLUMNS] for line in lines)
     with storage.exclusive(path):
         storage.write(path, text.getvalue())
 
@@ -309,7 +309,8 @@ def _value_text(number: PaperNumber) -> str:
     return number.value if isinstance(number.value, str) else f"{number.value:,.10g}"
 
 
-def _cell(value: str | float | None) -> str:
+def cell(value: str | float | None) -> str:
+    """Return a value as a CSV has it: six digits of a number, nothing for what is not there."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -24,7 +24,7 @@ from reproduce import memory
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 DEFAULTS: dict[str, Any] = {"batch": 128, "states": 16, "hidden": 16, "limit": None}
 COUNTED = 1000  # most steps whose every tensor is watched, which takes ten times as long
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 class Perceptron(nn.Module):
@@ -88,7 +88,7 @@ def _pass(
 ) -> tuple[list[Tensor], float, float]:
     """Return the gradients, the MiB by which the process grew, and seconds."""
     _trim()
-    before, began = _status("VmRSS"), time.process_time()
+    before, began = memory.of_process("VmRSS"), time.process_time()
     try:
         with _Limit(limit):
             found = work()
@@ -100,7 +100,7 @@ def _pass(
             f"{steps:,} steps took more than the {limit:,.0f} MiB that they may: {error}"
         ) from error
     seconds = time.process_time() - began
-    return found, _status("VmHWM") - before, seconds
+    return found, memory.of_process("VmHWM") - before, seconds
 
 
 def _gradients(field: nn.Module, y0: Tensor, settings: SolverSettings) -> list[Tensor]:
@@ -134,12 +134,12 @@ class _Limit:
     """Lets the process allocate no more than so many MiB on top of what it has, where it can."""
 
     def __init__(self, mib: float | None) -> None:
-        self._mib = mib if _STATUS.exists() else None  # elsewhere the system ignores it
+        self._mib = mib if memory.STATUS.exists() else None  # elsewhere the system ignores it
         self._before = resource.getrlimit(resource.RLIMIT_DATA)
 
     def __enter__(self) -> None:
         if self._mib is not None:
-            most = int((_status("VmData") + self._mib) * memory.MIB)
+            most = int((memory.of_process("VmData") + self._mib) * memory.MIB)
             resource.setrlimit(resource.RLIMIT_DATA, (most, self._before[1]))
 
     def __exit__(self, *_: object) -> None:
@@ -153,14 +153,6 @@ def _trim() -> None:
         if trim is not None:
             trim(0)
         _CLEAR.write_text("5")
-
-
-def _status(name: str) -> float:
-    """Return a line of this process's status in MiB; on macOS the peak, whatever the name."""
-    if _STATUS.exists():
-        line = next(row for row in _STATUS.read_text().splitlines() if row.startswith(name))
-        return float(line.split()[1]) * 1024 / memory.MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / memory.MIB
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 MIB = 2**20
+STATUS = Path("/proc/self/status")
 
 
 def peak(work: Callable[[], object], device: torch.device | str = "cpu") -> float:
@@ -38,6 +40,19 @@ def peak(work: Callable[[], object], device: torch.device | str = "cpu") -> floa
     with _mode(storages):
         work()
     return storages.peak / MIB
+
+
+def of_process(name: str) -> float:
+    """Return a line of this process's status in MiB, such as ``VmHWM``, the most ever resident.
+
+    Without such a status, as on macOS, the peak, whatever the name.
+    """
+    import resource
+
+    if STATUS.exists():  # Linux lets ru_maxrss begin with that of the process which started this
+        line = next(row for row in STATUS.read_text().splitlines() if row.startswith(name))
+        return float(line.split()[1]) * 1024 / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS: bytes
 
 
 class _Storages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -249,5 +250,6 @@ def words(name: str, key: str, value: object) -> str:
 def _number(name: str, key: str, value: object, least: float = float("-inf")) -> float:
     """Return a number that is no smaller than ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise ValueError(f"[{name}] {key} must be a number of at least {least}, got {value!r}.")
+        bound = "" if math.isinf(least) else f" of at least {least:g}"
+        raise ValueError(f"[{name}] {key} must be a number{bound}, got {value!r}.")
     return float(value)

@@ -9,10 +9,8 @@ as it evaluates its field. ``batch``, ``rounds``, ``device``, ``width``, ``group
 """
 
 import json
-import resource
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,9 +81,9 @@ def _body(given: dict[str, Any], features: Tensor) -> dict[str, float]:
         _pass(unit.to(features.device), features),
     )
     one()  # libraries and threads exist from here on
-    before = _resident()
+    before = memory.of_process("VmHWM")
     step()
-    grown = _resident() - before
+    grown = memory.of_process("VmHWM") - before
     peak = memory.peak(step, given["device"])  # gradients and other lasting buffers exist by now
     timings = interleave({"step": step, "unit": one}, given["rounds"], warm_up=1)
     with collect_stats() as solves:
@@ -154,15 +152,6 @@ def _pass(body: nn.Module, features: Tensor) -> Callable[[], object]:
         body(start).square().mean().backward()
 
     return work
-
-
-def _resident() -> float:
-    """Return the most MiB of this process that were ever in memory at once."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux lets ru_maxrss begin with that of the process which started this
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return float(line.split()[1]) * 1024 / memory.MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / memory.MIB  # macOS: bytes
 
 
 if __name__ == "__main__":

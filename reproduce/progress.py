@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -31,13 +32,13 @@ class Display:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
         )
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
-        """Show the bars."""
-        self.bar.start()
+        """Show the bars, on a terminal."""
+        if self.console.is_terminal:
+            self.bar.start()
         return self
 
     def __exit__(
@@ -47,7 +48,8 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         """Take the bars away; what was printed stays."""
-        self.bar.stop()
+        if self.console.is_terminal:  # elsewhere some versions of rich print an empty line
+            self.bar.stop()
 
     def start(self, name: str) -> "Line":
         """Begin a training, which has its number from the order in which they begin."""
@@ -105,9 +107,9 @@ def track(items: Sequence[T], name: str, console: Console | None = None) -> Iter
     """
     console = console or Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True)
     printed = time.monotonic()
-    with bar:
+    with bar if console.is_terminal else nullcontext():
         task = bar.add_task(name, total=len(items))
         for done, item in enumerate(items, start=1):
             yield item

@@ -7,8 +7,13 @@ from pathlib import Path
 
 from reproduce import findings, folders, judgements, report, storage
 from reproduce.page import document
+from reproduce.usage import DEFAULT_OUT
 
-DEFAULT = Path("results/local")  # what a command writes to without --out
+# What is in the first lines of the files that a report replaces as a whole.
+_OURS = {
+    "index.html": "<title>Neural Ordinary Differential Equations, re-run</title>",
+    "comparison.csv": "id,kind,text,",
+}
 
 
 def write(folder: Path) -> list[Path]:
@@ -23,10 +28,12 @@ def write(folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: If a CSV or a provenance file is malformed, or if a ``README.md`` of somebody
-            else is in the way; nothing is written then.
+        ValueError: If a CSV or a provenance file is malformed, or if a file of somebody else is in
+            the way; nothing is written then.
         OSError: If the folder cannot be written to.
     """
+    for name, beginning in _OURS.items():
+        _check_ours(folder / name, beginning)
     lines = judgements.judge(folders.all_rows(folder))
     found = findings.of_folder(folder)
     gallery = report.gallery(folder, lines, found)
@@ -48,5 +55,17 @@ def option(folder: Path) -> str:
 
     Nobody's rows go among the shipped ones by copying a command from a page.
     """
-    usual = folders.is_shipped(folder) or folder.resolve() == DEFAULT.resolve()
+    usual = folders.is_shipped(folder) or folder.resolve() == DEFAULT_OUT.resolve()
     return "" if usual else f"--out {shlex.quote(str(folder))}"
+
+
+def _check_ours(path: Path, mark: str) -> None:
+    """Refuse to replace a file that no report has written."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if mark not in file.read(4096):
+            raise ValueError(
+                f"{path} was not written by a report, which would replace it. Move it away, or "
+                "choose another folder with --out."
+            )

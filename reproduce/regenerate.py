@@ -91,8 +91,9 @@ def run(name: str, arguments: Namespace, argv: list[str]) -> int:
             raise UsageError(str(error)) from error
     # The status tells of what was measured now.
     failed = any(row.status not in ("ok", "skipped") for row in rows)
-    if getattr(module, "SELECTS", False):
-        rows = _stored(path, ctx.overrides_text, arguments.seed)
+    if rows and not arguments.report_only:
+        # The figure is of all that there are: of one seed of a job array, or of one problem, too.
+        rows = _stored(path, ctx.overrides_text, None)
     # A figure of changed settings does not replace that of the plain protocol.
     changed = f"-{in_a_file_name(ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)

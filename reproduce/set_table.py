@@ -14,7 +14,7 @@ from typing import get_args
 
 from reproduce import storage
 from reproduce.compare import ABSENT, aligned
-from reproduce.judgements import number_text, range_text
+from reproduce.judgements import cell, number_text, range_text
 from reproduce.result_sets import Difference, ResultSet
 from reproduce.sets import SetLine, SetVerdict, Side
 
@@ -200,10 +200,4 @@ def _csv_cells(line: SetLine) -> list[str]:
     ]
     cells = [quantity.experiment, quantity.row, quantity.metric, line.profile, unit, *sides]
     cells += [*numbers, line.verdict, line.seeds_needed, line.detail]
-    return [_cell(value) for value in cells]
-
-
-def _cell(value: str | float | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return [cell(value) for value in cells]

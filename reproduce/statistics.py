@@ -209,7 +209,7 @@ def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
     three numbers cannot be told apart, as of a y that falls, it is that of a power law alone.
 
     Args:
-        x: At least five positive numbers.
+        x: Positive numbers; of fewer than five p is that of a power law alone.
         y: As many positive numbers.
     """
     import warnings
@@ -240,11 +240,16 @@ def growth(x: Sequence[float], y: Sequence[float]) -> Interval:
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Return slope, intercept and R² of the least-squares line through the points."""
+    """Return slope, intercept and R² of the least-squares line through the points.
+
+    R² is NaN where y is constant, of which there is nothing to explain.
+    """
     from scipy import stats
 
     fit = stats.linregress(x, y)
-    return float(fit.slope), float(fit.intercept), float(fit.rvalue) ** 2
+    # SciPy's own answer to a constant differs from version to version.
+    r_squared = math.nan if min(y) == max(y) else float(fit.rvalue) ** 2
+    return float(fit.slope), float(fit.intercept), r_squared
 
 
 def binomial_interval(successes: int, trials: int) -> tuple[float, float]:

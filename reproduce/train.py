@@ -128,7 +128,7 @@ class SuiteCLI(LightningCLI):
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Log to CSV and keep the last checkpoint, both in ``default_root_dir``."""
+        """Log to CSV and keep the last two checkpoints, all in ``default_root_dir``."""
         given = self._get(self.config_init, "trainer")
         root = str(given["default_root_dir"] or Path.cwd() / "runs")
         kwargs.setdefault("default_root_dir", root)

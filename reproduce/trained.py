@@ -68,16 +68,6 @@ def classifier(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     return model.eval(), facts
 
 
-def parts(path: Path) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Any]]:
-    """Return stem, field and head of a trained ODE-Net, and the facts that go with it.
-
-    Raises:
-        ValueError: If the file holds another network.
-    """
-    model, facts = classifier(path)
-    return *_parts(path, model, facts), facts
-
-
 def _parts(
     path: Path, model: Classifier, facts: dict[str, Any]
 ) -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -200,6 +200,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.page",
         "reproduce.report",
         "reproduce.storage",
+        "reproduce.usage",
     ),
     "reproduce.printout": (
         "reproduce.compare",

@@ -64,15 +64,18 @@ def find_energy(name: str) -> Energy:
     if name in ENERGIES:
         return ENERGIES[name]
     module, colon, attribute = str(name).partition(":")
+    advice = (
+        f"Choose one of {', '.join(ENERGIES)}, or name a function of your own as "
+        "package.module:function."
+    )
+    if not colon:
+        raise ValueError(f"Unknown target {name!r}. {advice}")
     try:
-        found = getattr(importlib.import_module(module), attribute) if colon else None
-    except (ImportError, AttributeError, TypeError, ValueError):
-        found = None
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # of whatever the module does when it is imported
+        raise ValueError(f"Target {name!r} cannot be imported: {error}. {advice}") from error
     if not callable(found):
-        raise ValueError(
-            f"Unknown target {name!r}. Choose one of {', '.join(ENERGIES)}, or name a function of "
-            "your own as package.module:function."
-        )
+        raise ValueError(f"Target {name!r} is a {type(found).__name__}. {advice}")
     energy: Energy = found
     _check(name, energy)
     return energy
@@ -85,7 +88,12 @@ def _check(name: str, energy: Energy) -> None:
     except Exception as error:
         raise ValueError(f"Target {name} cannot be called with points (…, 2): {error}") from error
     if not isinstance(values, Tensor) or values.shape != points.shape[:-1]:
-        raise ValueError(f"Target {name} must map points (…, 2) to energies (…).")
+        kind = type(values).__name__
+        given = tuple(values.shape) if isinstance(values, Tensor) else f"a {kind}"
+        raise ValueError(
+            f"Target {name} must map points (…, 2) to energies (…): for {tuple(points.shape)} it "
+            f"returned {given}, not {tuple(points.shape[:-1])}."
+        )
     wrong = ~torch.isfinite(values)
     if bool(wrong.any()):
         where = points[wrong][0].tolist()

@@ -22,7 +22,7 @@ from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import Pulls, autocast_as, autocast_now
 from lightning_modules.solvers.stepping import BufferedStages
 from lightning_modules.solvers.surroundings import Solved, Surroundings, again
-from lightning_modules.solvers.sweep import StagedSweep, Taken
+from lightning_modules.solvers.sweep import StagedSweep, Taken, unstacked
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 
@@ -163,7 +163,7 @@ class Eager:
         self, path: Path, y0: Tensor, parameters: Sequence[Tensor], grad_ys: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Evaluate the steps again, from the last to the first, and go back through them."""
-        starts = [row for start in path.starts for row in start.view(-1, y0.numel())]
+        starts = unstacked(path.starts, y0.numel())
         replay = _Replay(self.problem, y0, starts, parameters)
         assert path.solved is not None
         with again(path.solved, parameters):

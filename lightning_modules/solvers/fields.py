@@ -74,8 +74,11 @@ class OnTensors(Recordable):
     def _on_tuple(self, layout: Layout, t: Tensor, y: Tensor) -> Tensor:
         dys = self.source(t, layout.unpack(y))
         if not isinstance(dys, tuple | list) or len(dys) != len(layout.shapes):
+            several = isinstance(dys, tuple | list)
+            given = f"{len(dys)} of them" if several else f"a {type(dys).__name__}"
             raise ValueError(
-                f"The field must return a tuple of {len(layout.shapes)} tensors, like y0."
+                f"The field must return a tuple of {len(layout.shapes)} tensors, like y0, and "
+                f"returned {given}."
             )
         for dy, shape in zip(dys, layout.shapes, strict=True):
             _check_derivative(dy, shape)

@@ -256,9 +256,10 @@ def _check_method(backend: Backend, settings: SolverSettings) -> None:
         )
     fixed = sorted(name for name, control in methods.items() if control == "fixed")
     if settings.step_size is not None and methods[settings.method] == "adaptive":
+        others = f" or choose a fixed-step method: {', '.join(fixed)}" if fixed else ""
         raise ValueError(
             f"step_size={settings.step_size:g} given with {settings.method!r}, which chooses its "
-            f"own steps. Leave it out or choose a fixed-step method: {', '.join(fixed)}."
+            f"own steps. Leave it out{others}."
         )
     unread = {
         "adjoint_norm": settings.adjoint_norm != "per_tensor",

@@ -205,9 +205,9 @@ def _check_tolerances(settings: SolverSettings, y0: Tensor) -> None:
 def _checked_times(times: Tensor, like: Tensor) -> Tensor:
     """Return ``times`` in dtype and on the device of the state, or say what is wrong."""
     if not isinstance(times, Tensor) or not times.is_floating_point() or times.ndim != 1:
-        given = (
-            f"{times.dtype}, {tuple(times.shape)}" if isinstance(times, Tensor) else type(times)
-        )
+        is_tensor = isinstance(times, Tensor)
+        kind = type(times).__name__
+        given = f"{times.dtype}, {tuple(times.shape)}" if is_tensor else f"a {kind}"
         raise ValueError(f"times is {given}; pass a floating point tensor of shape (time,).")
     times = times.to(dtype=like.dtype, device=like.device)
     ticks = times.detach().tolist()

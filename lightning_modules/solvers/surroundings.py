@@ -221,18 +221,45 @@ def _without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
 def unwritten(field: object) -> Iterator[None]:
     """Put back what is written to a module's buffers, as if nobody had."""
     there = [
-        (part._buffers, name, buffer, buffer.clone())
+        (part._buffers, name, buffer)
         for part in modules_of(field)
         for name, buffer in part._buffers.items()
         if buffer is not None and writable(buffer)
     ]
-    tensors = tuple(buffer for _, _, buffer, _ in there)
-    # Normalisations write without counting it, so versions do not tell.
-    with torch.autograd._unsafe_preserve_version_counter(tensors):
+    with put_back([buffer for _, _, buffer in there]):
         try:
             yield
         finally:
+            for owner, name, buffer in there:
+                owner[name] = buffer
+
+
+@contextmanager
+def put_back(tensors: Sequence[Tensor]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Give tensors their memory and their numbers back, as if nobody had written to them.
+
+    Normalisations write without counting it, so versions do not tell: yielded is the memory of
+    each tensor with a copy of its numbers.
+
+    Args:
+        tensors: What may be written to, as `state.writable` tells.
+    """
+    with torch.autograd._unsafe_preserve_version_counter(tuple(tensors)):
+        copies = [(x.detach(), x.detach().clone()) for x in tensors]
+        try:
+            yield copies
+        finally:
             with torch.no_grad():
-                for owner, name, buffer, value in there:
-                    owner[name] = buffer
-                    buffer.copy_(value)
+                for tensor, (memory, copy) in zip(tensors, copies, strict=True):
+                    if _is_elsewhere(tensor, memory):
+                        tensor.data = memory
+                    memory.copy_(copy)
+
+
+def _is_elsewhere(tensor: Tensor, memory: Tensor) -> bool:
+    """Return whether a tensor has got other memory than it had, as by ``p.data = …``."""
+    was, now = (memory.shape, memory.stride()), (tensor.shape, tensor.stride())
+    try:
+        return was != now or tensor.data_ptr() != memory.data_ptr()
+    except RuntimeError:  # those of torch.func have no memory of their own
+        return False

@@ -60,6 +60,30 @@ class Taken:
         return 0 if self.weights is None else len(self.weights)
 
 
+def stages_back(tableau: ButcherTableau, step: Taken, *, last: bool) -> int:
+    """Return how many stages of a step go back: all, or all but the last of a FSAL method.
+
+    That one is the first of the next step and goes back there. After the last step there is no
+    next: there it goes back where outputs in the step are made of its slope.
+
+    Args:
+        tableau: The method.
+        step: The step.
+        last: Whether it is the last one.
+    """
+    return tableau.stages - (tableau.fsal and not (last and step.inside))
+
+
+def unstacked(starts: Sequence[Tensor], numbers: int) -> list[Tensor]:
+    """Return the states at the starts of all steps, ``(numbers,)`` each.
+
+    Args:
+        starts: These states, some in each, ``(steps, numbers)``, or one, ``(numbers,)``.
+        numbers: How many numbers a state has.
+    """
+    return [row for start in starts for row in start.view(-1, numbers)]
+
+
 class Pullbacks(Protocol):
     """The vector-Jacobian products of the stages, step after step from the last to the first."""
 
@@ -131,11 +155,11 @@ class Sweep(ABC):
         *,
         last: bool,
     ) -> None:
-        tableau, at_end = self._tableau, self._at_end
+        at_end = self._at_end
         inside, ends = grads[: step.inside], grads[step.inside :]
         for grad in ends:
             at_end.add_(grad)
-        count = tableau.stages - (tableau.fsal and not (last and step.inside))
+        count = stages_back(self._tableau, step, last=last)
         self._through(n, step, count, shares, inherited)
         if step.inside:
             at_end.add_(inside.sum(dim=0))
@@ -154,7 +178,7 @@ class Sweep(ABC):
         Args:
             n: Number of the step.
             step: The step.
-            count: All of its stages, or all but the last of a FSAL method.
+            count: How many; see `stages_back`.
             shares: Cotangents that its slopes have from outputs in it, ``(stages, numbers)``.
             inherited: Cotangent that its first slope has from outputs before it, ``(numbers,)``.
         """

@@ -38,7 +38,8 @@ def watch_steps(callback: Watcher) -> Iterator[None]:
     """Call ``callback`` after every step of every native solve that runs inside.
 
     The adjoint's backward solve counts, where backward runs inside: its state is the vector of
-    state, adjoint and parameter gradients. Other backends are not watched.
+    state, adjoint and parameter gradients. ``captured`` and ``compiled`` solve natively meanwhile;
+    torchdiffeq and SciPy are not watched.
     """
     token = _watchers.set((*_watchers.get(), callback))
     try:

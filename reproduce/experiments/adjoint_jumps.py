@@ -150,9 +150,7 @@ def watch(tolerance: float) -> Watched:
     assert z0.grad is not None
     assert field.w.grad is not None
     steps = [_ends(step) for step in taken if step.accepted]
-    return Watched(
-        loss.item(), steps, _jumps(steps, z0.grad.numpy()), z0.grad.numpy(), field.w.grad.numpy()
-    )
+    return Watched(loss.item(), steps, _jumps(steps), z0.grad.numpy(), field.w.grad.numpy())
 
 
 def state(t: float) -> Array:
@@ -224,7 +222,7 @@ def _ends(step: "Step") -> tuple[tuple[float, Array], tuple[float, Array]]:
     return (step.t, start), (near[0] if near else step.t + step.dt, end)
 
 
-def _jumps(steps: list[tuple[tuple[float, Array], tuple[float, Array]]], z0: Array) -> Array:
+def _jumps(steps: list[tuple[tuple[float, Array], tuple[float, Array]]]) -> Array:
     """Return what is added to a between the step that ends at an observation and the next."""
     found = {steps[0][0][0]: steps[0][0][1]}  # a is zero behind the last observation
     for (_, (t, before)), ((_, behind), _) in pairwise(steps):

@@ -77,11 +77,11 @@ decoder included), `odenet` (the field of Table 1 on feature maps of 8 images; 1
 Fields that are drawn at random are scaled to take about the steps of trained ones. Rows such as
 `linear_4096x2` are sizes, at 1e-5 and without errors.
 
-`--only cnf,odenet_1` measures these problems and sizes of the profile alone, also problems that it
-leaves out. Their rows take the place of all that there were of them; those of the others stay,
-with their provenance, if they are of this protocol and device, and tables and figures show all.
-Rows of `--set data.alternatives=ours_direct,diffrax_recursive`, which chooses too, say so and
-stand apart.
+`--profile short --only cnf,odenet_1` measures these problems and sizes of the profile alone, also
+problems that it leaves out. Their rows take the place of all that there were of them; those of the
+others stay, with their provenance, if they are of this protocol and device, and tables and figures
+show all. Rows of `--set data.alternatives=ours_direct,diffrax_recursive`, which chooses too, say
+so and stand apart.
 
 A field of your own: `--set model.field.class_path=package.Field`, with `data.shape`, `data.span`,
 `data.dtype` and `model.field.init_args`; it is the only problem then, and diffrax takes part if
@@ -360,7 +360,10 @@ def _plans(ctx: Context) -> "dict[str, Plan]":
                 errors=False,
                 **common,
             )
-    return {label: plans[label] for label in _known(ctx.only, plans) or plans}
+    elsewhere = f" under {ctx.profile}"
+    if ctx.profile in ("smoke", "quick"):
+        elsewhere += "; short and paper have more sizes"
+    return {label: plans[label] for label in _known(ctx.only, plans, elsewhere) or plans}
 
 
 def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
@@ -373,7 +376,13 @@ def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
     if not mine:
         return None
     sizes = {k: changes.pop(f"data.{k}", value) for k, value in DEFAULTS.items()}
-    arguments = dict(mine.pop("init_args", {}))
+    given = mine.pop("init_args", {})
+    if not isinstance(given, Mapping):
+        raise BadSettings(
+            f"model.field.init_args is {given!r}; give a mapping such as {{width: 8}}, or each "
+            "argument as model.field.init_args.NAME=VALUE."
+        )
+    arguments = dict(given)
     for key in list(mine):
         if key.startswith("init_args."):
             arguments[key.removeprefix("init_args.")] = mine.pop(key)
@@ -444,13 +453,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _known(names: Sequence[str], known: Collection[str]) -> Sequence[str]:
-    """Return the names, all of which must be known."""
+def _known(names: Sequence[str], known: Collection[str], where: str = "") -> Sequence[str]:
+    """Return the names, all of which must be known; ``where`` they are is for the message."""
     from reproduce.jobs import BadSettings
 
     unknown = [repr(name) for name in names if name not in known]
     if unknown:
-        raise BadSettings(f"Unknown {', '.join(unknown)}. Choose of {', '.join(known)}.")
+        raise BadSettings(f"Unknown {', '.join(unknown)}. Choose of {', '.join(known)}{where}.")
     return names
 
 

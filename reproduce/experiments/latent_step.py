@@ -18,8 +18,8 @@ forward, the same in every round, since no update changes a weight. `solve` is t
 solve by itself, forward and backward, to torchdiffeq's on the same field, weights and states;
 `largest_difference` is that of their states, relative to the largest.
 
-Deviations: none, the paper measured no time. Weights stay as drawn; trained fields take three to
-four times as many evaluations, all alike.
+Deviations: none, the paper measured no time. Weights stay as drawn; over whole trainings of
+`table2` fields take up to twice as many evaluations, all alike.
 
 Protocol 2: in protocol 1 the updates were made, so that evaluations grew from round to round.
 """

@@ -4,8 +4,9 @@ Seconds of wall-clock from the start of a child process, each once a round after
 timed, which fills the disk's cache and compiles bytecode:
 
 - `help`: until `python -m reproduce --help` has ended; it imports neither torch nor Lightning.
-- `torch`: until `import torch` has ended: no training of torch's can begin before.
-- `import`: until `import reproduce.train` has ended: torch, Lightning and our modules.
+- `torch`: until a process that only does `import torch` has ended.
+- `import`: the same of `import reproduce.train`: torch, Lightning and our modules. Both count the
+  end of the process; `first_step`, whose process is stopped then, does not.
 - `first_step`: until the first update of a training on the spiral is done, whose data are made in
   a moment, as `progress.json` says, for which is looked every 0.02 s.
 

@@ -157,7 +157,7 @@ def table(records: list[Record]) -> "pd.DataFrame":
             if f"{variant}-{network}" in changed
         }
         lines[variant] = line
-    return pd.DataFrame.from_dict(lines, orient="index")
+    return pd.DataFrame(list(lines.values()), index=list(lines))
 
 
 def plot(records: list[Record]) -> "Figure":

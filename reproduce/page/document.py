@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from reproduce import catalogue, folders, judgements, paper
-from reproduce.judgements import ABSENT, Line
+from reproduce.judgements import Line
 from reproduce.page import outline, scorecard, sections, tables
 from reproduce.page.tables import Table
-from reproduce.records import PROFILES, SEEDS_FOR_A_VERDICT, Record
+from reproduce.records import SEEDS_FOR_A_VERDICT, Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -67,9 +67,7 @@ def render(folder: Path, out: str = "") -> str:
                 if name not in run
             ],
             unknown=_unknown(folder),
-            profiles=PROFILES,
             seeds_for_a_verdict=SEEDS_FOR_A_VERDICT,
-            absent=ABSENT,
         )
     )
     return text

@@ -21,8 +21,6 @@ class Origin:
         commands: The commands that made them, with the number of runs of each.
         commits: The commits; one with changes that were not committed says so.
         machines: Processor, cores and threads.
-        devices: What the runs were computed on.
-        systems: Operating systems.
         versions: Python and packages, each with the versions that were used.
         unknown: How many runs have no provenance.
     """
@@ -30,8 +28,6 @@ class Origin:
     commands: tuple[tuple[str, int], ...]
     commits: tuple[str, ...]
     machines: tuple[str, ...]
-    devices: tuple[str, ...]
-    systems: tuple[str, ...]
     versions: tuple[tuple[str, str], ...]
     unknown: int
 
@@ -53,8 +49,6 @@ def origin(csv: Path, runs: Iterable[str]) -> Origin:
         commands=tuple(Counter(_text(entry.get("command")) for entry in entries).items()),
         commits=_distinct(_commit(entry) for entry in entries),
         machines=_distinct(_machine(entry) for entry in entries),
-        devices=_distinct(_listed(entry.get("devices")) for entry in entries),
-        systems=_distinct(_text(entry.get("platform")) for entry in entries),
         versions=_versions(entries),
         unknown=len(asked) - len(entries),
     )
@@ -83,10 +77,6 @@ def _versions(entries: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ..
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(texts)))
-
-
-def _listed(value: object) -> str:
-    return ", ".join(map(_text, value)) if isinstance(value, list) and value else _text(value)
 
 
 def _text(value: object) -> str:

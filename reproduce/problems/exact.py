@@ -23,8 +23,8 @@ AGREEMENT = 1e3  # tolerances by which two independent solves may differ
 def exact(problem: Problem) -> tuple[Array, Array]:
     """Solve in float64 by dopri8, and check it against SciPy's DOP853.
 
-    States must agree with SciPy's to 1,000 tolerances, and the gradient along one random
-    direction with the central difference of SciPy's losses to 1e-4.
+    States must agree with SciPy's to 1,000 tolerances, and the gradient along a direction near
+    its own with the central difference of SciPy's losses to 1e-4.
 
     Args:
         problem: In whatever precision, on whatever device; its numbers are those of its own

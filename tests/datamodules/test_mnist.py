@@ -33,7 +33,8 @@ def numbered() -> ImageSet:
 def loader(
     data: ImageSet, seed: int = 0, epoch: int = 0, rank: int = 0, ranks: int = 1
 ) -> ShuffledLoader:
-    batches = ShuffledLoader(data, 20, EpochSampler(data, seed), rank, ranks)
+    share = slice(rank * 20 // ranks, (rank + 1) * 20 // ranks)
+    batches = ShuffledLoader(data, 20, EpochSampler(data, seed), share)
     batches.sampler.set_epoch(epoch)
     return batches
 
@@ -150,6 +151,8 @@ def test_the_folder_comes_from_the_argument_then_the_environment(
 def test_impossible_sizes_are_refused_with_a_remedy(digits: MNIST) -> None:
     with pytest.raises(ValueError, match="from 1 to 60000"):
         MNIST(batch_size=0)
+    with pytest.raises(ValueError, match=r"is 10001\. Choose a number from 1 to 10000"):
+        MNIST(test_batch_size=10_001)
     data = MNIST(root=str(digits.root), batch_size=100)
     data.trainer = SimpleNamespace(global_rank=0, world_size=3)  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"--data\.batch_size to a multiple of 3"):

@@ -92,7 +92,7 @@ def test_of_a_broken_checkpoint_the_one_before_is_taken(
 
 
 def test_whatever_byte_of_a_checkpoint_has_changed_it_is_not_taken_for_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     """In every tenth place: of padding, nobody has to know."""
     path, state = tmp_path / LAST, {"weight": torch.arange(4.0), "epoch": 3}

@@ -166,3 +166,10 @@ def test_a_resumed_training_counts_its_cost_from_the_beginning(tmp_path: Path) -
 def test_an_optimizer_refuses_constants_it_cannot_use(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="give a number"):
         OptimizerSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_unknown_optimizers_and_schedules_are_refused_in_python_too() -> None:
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'adamw'\. Choose one of sgd, adam"):
+        OptimizerSettings("adamw")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Unknown schedule 'cosine'\. Choose one of constant"):
+        ScheduleSettings("cosine")  # type: ignore[arg-type]

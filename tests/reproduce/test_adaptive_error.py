@@ -1,7 +1,6 @@
 """The time-dependent net: what is solved, what the errors rest on, and what claim D06 reads."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,7 +94,7 @@ def test_tolerances_go_down_by_decades() -> None:
 
 
 def test_the_figure_has_evaluations_on_its_axis_and_the_table_a_line_a_seed(
-    rows: list[Record], tmp_path: Path
+    rows: list[Record],
 ) -> None:
     left, right = adaptive_error.plot(rows).axes
     assert "evaluations" in left.get_xlabel()

@@ -1,7 +1,5 @@
 """The adjoint of a linear system: its closed form, its jumps, and what the suite makes of them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -103,7 +101,7 @@ def test_steps_land_on_every_observation_and_end_at_the_start() -> None:
     np.testing.assert_allclose(steps[-1][1][1], adjoint_jumps.watch(1e-3).z0)
 
 
-def test_the_figure_shows_the_state_above_its_adjoint(rows: list[Record], tmp_path: Path) -> None:
+def test_the_figure_shows_the_state_above_its_adjoint(rows: list[Record]) -> None:
     above, below = adjoint_jumps.plot(rows).axes
     assert above.get_ylabel() == "state z"
     assert "backwards" in below.get_title()

@@ -300,7 +300,7 @@ def test_labels_that_are_not_there_are_told_before_anything_is_measured(
     assert main([*given, "--only", only]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error
-    assert error.endswith("linear_1x2, linear_8x2.")
+    assert error.endswith("linear_1x2, linear_8x2 under smoke; short and paper have more sizes.")
     assert ctx.csv("benchmark").read_bytes() == before
 
 
@@ -431,6 +431,8 @@ def test_marks_for_gpus_are_not_measured_on_a_cpu(
         (["model.field.class_path=torch.nn.Linear", "model.field.init_args={in_features: 1, "
           "out_features: 1}"], "cannot be called"),
         (["model.field.width=3"], "A field has class_path and init_args"),
+        (["model.field.class_path=torch.nn.Linear", "model.field.init_args=5"],
+         "init_args is 5; give a mapping"),
         (["model.field.class_path=torch.nn.Identity", "data.span=-1"], "data.span is -1"),
     ],
 )  # fmt: skip

@@ -190,6 +190,21 @@ def test_what_says_which_fit_a_row_is_cannot_be_changed(
     assert "says which fit a row is" in capsys.readouterr().err
 
 
+def test_no_rows_are_written_before_the_weights_that_belong_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    ctx, fit = _ctx(tmp_path), Fit("cnf", "two_moons.yaml", {}, ("cnf",), (0,))
+    result = Result(fit.job(ctx, "two_moons", 1), tmp_path, "ok")
+    monkeypatch.setattr(Context, "train", lambda *_: iter([result]))
+    monkeypatch.setattr(ensembles, "_keep_weights", full)
+    with pytest.raises(OSError, match="No space"):
+        ensembles.run(ctx, "two_moons", 1, [fit], "nll")
+    assert not ctx.csv("two_moons").exists()
+
+
 def test_weights_of_another_run_are_not_drawn(moons: Path) -> None:
     folder = moons / "two_moons"
     rows = records.read(folder / "smoke.csv")

@@ -123,9 +123,9 @@ def test_torchode_steps_every_sample_by_itself() -> None:
 def test_weights_of_the_longest_training_are_found(small_odenet: Path) -> None:
     (path,) = evidence.find_weights("table1", "odenet", [small_odenet])
     assert path.name == "paper-odenet-seed0.safetensors"
-    _, field, _, facts = trained.parts(path)
-    assert facts["seed"] == 0
-    assert all(math.isfinite(float(p.detach().sum())) for p in field.parameters())
+    net = trained.of_net(path, *trained.classifier(path))
+    assert net.seed == 0
+    assert all(math.isfinite(float(p.detach().sum())) for p in net.field.parameters())
 
 
 def test_a_net_of_another_training_carries_no_verdict(small_odenet: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_group_is_no_setting() -> None:
         jobs.check([replace(JOB, overrides={"model.solver": 5})])
 
 
-def test_settings_are_checked_for_every_row_before_one_is_trained(tmp_path: Path) -> None:
+def test_settings_are_checked_for_every_row_before_one_is_trained() -> None:
     fits = replace(JOB, overrides={"model.solver.rtol": 1e-4})
     jobs.check([fits])
     narrow = replace(JOB, row="small", overrides={"model.width": 10})

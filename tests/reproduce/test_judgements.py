@@ -96,6 +96,22 @@ def test_markdown_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> N
         report.renewed(page, "new")
 
 
+@pytest.mark.parametrize("name", ["index.html", "comparison.csv"])
+def test_a_report_replaces_no_file_of_somebody_elses(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    assert main(["report", "--out", str(tmp_path)]) == 0  # its own it does
+    (tmp_path / name).write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert main(["report", "--out", str(tmp_path)]) != 0
+    error = capsys.readouterr().err
+    assert f"{name} was not written by a report" in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_compare_prints_and_writes_all_verdicts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

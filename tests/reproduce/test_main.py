@@ -5,10 +5,12 @@ import shlex
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from reproduce import provenance, records, train
 from reproduce.__main__ import main
@@ -215,7 +217,7 @@ def test_runs_that_are_finished_come_back_as_rows_where_those_were_lost(
 
 
 def test_the_report_is_redrawn_from_the_rows_alone(
-    smoke: Path, capsys: pytest.CaptureFixture[str]
+    smoke: Path,
 ) -> None:
     figure = smoke / "table1" / "smoke.svg"
     before = figure.read_bytes()
@@ -223,6 +225,19 @@ def test_the_report_is_redrawn_from_the_rows_alone(
     arguments = ["table1", "--profile", "smoke", "--out", str(smoke), "--report-only"]
     assert main(arguments) == 0
     assert figure.read_bytes() == before
+
+
+def test_a_figure_is_of_all_rows_that_there_are_not_of_the_last_calls_alone(
+    smoke: Path, tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table1" / "smoke.csv"
+    rows = records.read(smoke / "table1" / "smoke.csv")
+    records.append(path, [*rows, *(replace(row, seed=1, run="f" * 12) for row in rows)])
+    drawn: list[records.Record] = []
+    monkeypatch.setattr(table1, "plot", lambda rows: (drawn.extend(rows), Figure())[1])
+    arguments = ["table1", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*arguments, "--data-root", mnist_root, "--seed", "0"]) == 0
+    assert {row.seed for row in drawn} == {0, 1}
 
 
 def test_a_table_has_one_line_for_every_row(smoke: Path) -> None:

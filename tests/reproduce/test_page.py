@@ -337,7 +337,7 @@ def test_somebodys_readme_is_left_alone(
         (["report", "--only", "cnf"], "report reads no --only"),
         (["report", "--data-root", "x"], "report reads no --data-root"),
         (["report", "--report-only"], "report reads no --report-only"),
-        (["table1", "report"], "report goes first"),
+        (["table1", "report"], "report stands alone, or first"),
     ],
 )
 def test_report_refuses_what_it_does_not_read(

@@ -325,6 +325,7 @@ def test_the_shipped_results_are_the_same_as_themselves() -> None:
         (["{a}", "{a}", "{a}"], "two sets of results, got 3"),
         (["{a}", "table1"], "./table1 is the folder"),
         (["{a}", "tabel1"], "neither an experiment nor a folder"),
+        (["status"], "status is no set of results"),
         (["{a}", "--seeds", "2"], "reads no --seeds"),
         (["--strict", "table1"], "one folder of results"),
         (["--strict", "{a}", "{a}"], "one folder of results"),

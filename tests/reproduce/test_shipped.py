@@ -46,7 +46,7 @@ def test_every_row_has_its_provenance_its_protocol_and_a_figure(path: Path) -> N
 def test_every_row_of_table_1_ships_the_weights_that_other_experiments_start_from() -> None:
     rows = {path.stem.removeprefix("short-").partition("-seed")[0] for path in WEIGHTS}
     assert rows == set(table1.ROWS)
-    seeds = [trained.parts(path)[3]["seed"] for path in WEIGHTS if "odenet" in path.stem]
+    seeds = [trained.classifier(path)[1]["seed"] for path in WEIGHTS if "odenet" in path.stem]
     assert seeds[0] == 0
     assert seeds == sorted(set(seeds))
 

@@ -152,6 +152,12 @@ def test_a_line_has_its_slope_and_intercept() -> None:
     assert statistics.line([0, 1, 2, 3], [1, -1, 1, -1])[2] < 0.5
 
 
+def test_a_constant_leaves_nothing_for_a_line_to_explain() -> None:
+    slope, intercept, r_squared = statistics.line([0, 1, 2], [3, 3, 3])
+    assert (slope, intercept) == (0, 3)
+    assert math.isnan(r_squared)
+
+
 @pytest.mark.parametrize("offset", [0.0, 6.0])
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_growth_is_found_beside_a_constant_part(offset: float, power: float) -> None:

@@ -12,7 +12,7 @@ from lightning_modules.solvers.captured.stages import DeviceStages
 from lightning_modules.solvers.captured.walk import on_host
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.replay import Pulls
-from lightning_modules.solvers.sweep import StagedSweep, Taken
+from lightning_modules.solvers.sweep import StagedSweep, Taken, stages_back
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 Kind = tuple[int, bool]
@@ -121,11 +121,9 @@ class RecordedSweep(StagedSweep):
         return clocks.to(device, non_blocking=True).unbind()
 
     def _kinds(self, steps: Sequence[Taken]) -> set[Kind]:
-        tableau = self._tableau
         found: set[Kind] = set()
         for n, step in enumerate(steps):
-            last = n == len(steps) - 1
-            count = tableau.stages - (tableau.fsal and not (last and step.inside))
+            count = stages_back(self._tableau, step, last=n == len(steps) - 1)
             found.add((count, bool(step.inside or (n and steps[n - 1].inside))))
         return found
 

@@ -7,19 +7,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.captured.adaptive import AdaptiveWalk
 from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.captured.leaves import OnLeaves
 from lightning_modules.solvers.captured.recording import Recorder
 from lightning_modules.solvers.captured.walk import Walk
-from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.fields import Recordable
 from lightning_modules.solvers.identity import Unrecordable, weakly
 from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
-from lightning_modules.solvers.sweep import Taken
+from lightning_modules.solvers.sweep import Taken, unstacked
 from lightning_modules.solvers.tableaus import TABLEAUS
 
 
@@ -61,19 +61,9 @@ class CapturedPlan:
             self._walk = self._walked(norm, task, outputs, keep)
             self._walk.record(recorder, source, task)
 
-    def solve(
-        self,
-        field: Counted,
-        y0: Tensor,
-        times: Tensor,
-        settings: SolverSettings,
-        stats: SolveStats,
-        keep: bool,
-    ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, ``keep`` is that of the recording."""
-        ticks = times.detach().double().tolist()
-        task = Task(y0, ticks, settings, stats, field, times.detach())
-        with self._static(y0), self._recorder.turn():
+    def solve(self, task: Task, keep: bool) -> Walked:
+        """Solve; ``keep`` is that of the recording."""
+        with self._static(task.y0), self._recorder.turn():
             return self._walk.run(self._recorder, task)
 
     def record_back(
@@ -107,7 +97,7 @@ class CapturedPlan:
 
         None if the backward pass is not recorded.
         """
-        rows = [row for start in starts for row in start.view(-1, y0.numel())]
+        rows = unstacked(starts, y0.numel())
         with self._static(y0), self._recorder.turn():
             if self._sweep is None:
                 return None

@@ -14,7 +14,7 @@ from lightning_modules.solvers.base import SolverSettings, SolveStats
 from lightning_modules.solvers.compiled.inductor import Function, compiled_loop
 from lightning_modules.solvers.compiled.memory import lasting
 from lightning_modules.solvers.compiled.trials import Forward, Given, Trials
-from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.fields import Recordable
 from lightning_modules.solvers.identity import weakly
 from lightning_modules.solvers.recorded.ending import settle
 from lightning_modules.solvers.recorded.engine import Task, Walked
@@ -139,18 +139,8 @@ class LoopedPlan:
             self._trials = Trials(weak, self._tableau, y0, weakly(norm, field, weak))
             self._solve = self._compiled(task, opens=True)
 
-    def solve(
-        self,
-        field: Counted,
-        y0: Tensor,
-        times: Tensor,
-        settings: SolverSettings,
-        stats: SolveStats,
-        keep: bool,
-    ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
-        ticks = times.tolist()
-        task = Task(y0, ticks, settings, stats, field, times)
+    def solve(self, task: Task, keep: bool) -> Walked:
+        """Solve, and keep steps and starts if there will be a backward pass."""
         with lasting():
             state, given = self._start(task)
             state = Forward(*self._solve(*state, *given))
@@ -168,8 +158,8 @@ class LoopedPlan:
                 starts.append(state.starts)
             settle(task, standing, self._tableau, state.y)
             span = given.direction, given.ticks
-            steps = LoopedSteps(chunks, ticks, span, self._tableau, self._nothing)
-            outputs = state.outputs[: len(ticks) - 1]
+            steps = LoopedSteps(chunks, task.ticks, span, self._tableau, self._nothing)
+            outputs = state.outputs[: len(task.ticks) - 1]
             return Walked(outputs, steps, starts) if keep else Walked(outputs, [], [])
 
     def record_back(

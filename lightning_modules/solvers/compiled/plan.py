@@ -8,18 +8,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.solvers.base import SolverSettings, SolveStats
+from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.compiled.inductor import Function, compiled_function
 from lightning_modules.solvers.compiled.memory import lasting
 from lightning_modules.solvers.compiled.stages import CompiledStages, clock_of, vector
 from lightning_modules.solvers.compiled.steps import StepFunctions
-from lightning_modules.solvers.fields import Counted, Recordable
+from lightning_modules.solvers.fields import Recordable
 from lightning_modules.solvers.identity import weakly
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
 from lightning_modules.solvers.recorded.engine import Task, Walked
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.stepping import number
-from lightning_modules.solvers.sweep import Sweep, Taken
+from lightning_modules.solvers.sweep import Sweep, Taken, stages_back, unstacked
 from lightning_modules.solvers.tableaus import TABLEAUS, ButcherTableau
 
 
@@ -51,23 +51,16 @@ class CompiledPlan:
             examples = (clock, tolerances, y, torch.zeros_like(y))
             self._step = compiled_function(self._functions.step, examples, module)
 
-    def solve(
-        self,
-        field: Counted,
-        y0: Tensor,
-        times: Tensor,
-        settings: SolverSettings,
-        stats: SolveStats,
-        keep: bool,
-    ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass."""
+    def solve(self, task: Task, keep: bool) -> Walked:
+        """Solve, and keep steps and starts if there will be a backward pass."""
         outputs: list[Tensor] = []
         steps: list[Taken] = []
         starts: list[Tensor] = []
         with lasting():
-            y0 = y0.contiguous()  # the memory that the compiled step expects
-            stages = CompiledStages(field, self._tableau, y0, settings, self._step)
-            for step in accepted_steps(stages, y0, times, settings, self._norm, stats):
+            y0 = task.y0.contiguous()  # the memory that the compiled step expects
+            settings, norm = task.settings, self._norm
+            stages = CompiledStages(task.field, self._tableau, y0, settings, self._step)
+            for step in accepted_steps(stages, y0, task.times, settings, norm, task.stats):
                 outputs += outputs_of(stages, step)
                 if keep:
                     starts.append(step.y0)
@@ -112,17 +105,15 @@ class CompiledPlan:
         """Return the gradients by initial state and parameters, None if not compiled for these."""
         if self._counts(steps) - self._backs.keys():
             return None
-        rows = [row for start in starts for row in start.view(-1, y0.numel())]
+        rows = unstacked(starts, y0.numel())
         with lasting():
             sweep = _Sweep(self._backs, self._tableau, y0, rows, parameters, stats)
             return sweep.run(steps, grad_ys), sweep.totals
 
     def _counts(self, steps: Sequence[Taken]) -> set[int]:
-        """Return how many stages of the steps a backward pass goes through; see `Sweep`."""
-        tableau = self._tableau
-        usual = tableau.stages - tableau.fsal
-        last = tableau.stages if steps[-1].inside else usual
-        return {last, usual} if len(steps) > 1 else {last}
+        """Return how many stages of the steps a backward pass goes through; see `stages_back`."""
+        last = len(steps) - 1  # all steps before it are alike
+        return {stages_back(self._tableau, steps[n], last=n == last) for n in (0, last)}
 
 
 class _Sweep(Sweep):

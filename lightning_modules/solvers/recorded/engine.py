@@ -52,16 +52,12 @@ class Task:
 class Plan(Protocol):
     """A way to solve that was made once, with its way back once there is need."""
 
-    def solve(
-        self,
-        field: Counted,
-        y0: Tensor,
-        times: Tensor,
-        settings: SolverSettings,
-        stats: SolveStats,
-        keep: bool,
-    ) -> Walked:
-        """Solve; arguments as in ``registry.Solve``, and whether there will be a backward pass.
+    def solve(self, task: Task, keep: bool) -> Walked:
+        """Solve.
+
+        Args:
+            task: The solve.
+            keep: Whether there will be a backward pass.
 
         Raises:
             Unrecordable: Before anything is counted, if it takes what cannot be made.

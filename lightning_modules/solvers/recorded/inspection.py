@@ -22,6 +22,7 @@ from lightning_modules.solvers.identity import (
     written,
 )
 from lightning_modules.solvers.state import writable
+from lightning_modules.solvers.surroundings import put_back
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
@@ -64,7 +65,9 @@ _MASKS = (torch.bool, torch.uint8)
 
 
 def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) -> None:
-    """Run ``work`` once and leave ``module`` as it was.
+    """Run ``work`` once and leave ``module`` as it was, but for parameters that it writes to.
+
+    These are refused and not put back.
 
     Args:
         work: What will be recorded.
@@ -75,7 +78,7 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
         Unrecordable: If it synchronises, draws random numbers, decides by the values of tensors,
             fails, or if the module is not afterwards what it was before.
     """
-    with _restored(module, device) as copies:
+    with _restored(module) as copies:
         before, writes = fingerprint(module), written(module)
         try:
             with _waits(device, "error"), Inspector(device):
@@ -93,21 +96,15 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
                 )
 
 
-_Copies = list[tuple[Tensor, Tensor]]
-
-
 @contextmanager
-def _restored(module: nn.Module, device: torch.device) -> Iterator[_Copies]:
-    """Undo what happens inside to the attributes of a module and to its tensors.
+def _restored(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Undo what happens inside to a module's attributes and to its tensors but parameters.
 
-    Normalisations write without counting it, so that the numbers themselves are compared: yielded
-    is the memory of each tensor with a copy.
+    Yielded is what `put_back` yields.
     """
     parts = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
     own = set(map(id, module.parameters()))
-    others = [x for x in tensors_of(module) if id(x) not in own and writable(x)]
-    with torch.autograd._unsafe_preserve_version_counter(tuple(others)):
-        copies = [(x.detach(), x.detach().clone()) for x in others]
+    with put_back([x for x in tensors_of(module) if id(x) not in own and writable(x)]) as copies:
         try:
             yield copies
         finally:
@@ -116,12 +113,6 @@ def _restored(module: nn.Module, device: torch.device) -> Iterator[_Copies]:
                     del part.__dict__[name]
                 part.__dict__.update(attributes)
                 part._buffers.update(buffers)
-            with torch.no_grad(), _waits(device, "default"):
-                for tensor, (memory, copy) in zip(others, copies, strict=True):
-                    if tensor.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape:
-                        tensor.data = memory
-                    if _differ(memory, copy):
-                        memory.copy_(copy)
 
 
 def _differ(tensor: Tensor, copy: Tensor) -> bool:

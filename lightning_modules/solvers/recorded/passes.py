@@ -18,7 +18,7 @@ from lightning_modules.solvers.checkpoint import (
 from lightning_modules.solvers.factored import solve_factored
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.identity import Unrecordable
-from lightning_modules.solvers.recorded.engine import Engine, Walked
+from lightning_modules.solvers.recorded.engine import Engine, Task, Walked
 from lightning_modules.solvers.recorded.plans import Found, find
 from lightning_modules.solvers.registry import Backend, Norm, Problem, TensorField
 from lightning_modules.solvers.surroundings import Solved
@@ -123,8 +123,9 @@ def _walked(
     keep: bool,
 ) -> Walked | None:
     """Solve by a plan; None, and nothing counted, where it needs more than can be made."""
+    task = Task(y0, times.tolist(), settings, stats, field, times)
     try:
-        return found.plan.solve(field, y0, times, settings, stats, keep)
+        return found.plan.solve(task, keep)
     except Unrecordable as reason:
         found.refuse(reason)
         return None

@@ -49,9 +49,13 @@ class _OfField:
     def refuse(
         self, engine: Engine, module: nn.Module, key: Hashable, reason: Unrecordable
     ) -> None:
-        """Solve such as this one step by step from now on, and say so once for each engine."""
-        self.plans.pop(key, None)
-        _remember(self.refused, key)
+        """Solve such as this one step by step from now on, and say so once for each engine.
+
+        A field that has no marks has no key either: it is looked at again each time.
+        """
+        if key is not None:
+            self.plans.pop(key, None)
+            _remember(self.refused, key)
         if engine.name not in self.warned:
             self.warned.add(engine.name)
             warnings.warn(

@@ -178,6 +178,23 @@ def test_a_buffer_that_changed_before_backward_is_refused(gradient: str, replace
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+def test_a_buffer_that_evaluations_replace_is_put_back_for_a_second_backward(
+    gradient: str,
+) -> None:
+    class Counting(Noisy):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            self.noise.data = self.noise + 0.0  # other memory, which nothing counts
+            return super().forward(t, y)
+
+    field = Counting()
+    loss = odeint(field, torch.ones(5, 2), UNIT, native(gradient=gradient)).ys[-1].sum()
+    memory = field.noise.data_ptr()
+    first, second = (torch.autograd.grad(loss, field.a, retain_graph=True) for _ in range(2))
+    assert first == second
+    assert field.noise.data_ptr() == memory
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
 def test_running_statistics_may_be_written_between_two_solves(gradient: str) -> None:
     field = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
@@ -324,7 +341,7 @@ def test_step_ends_that_are_made_in_pieces_are_those_that_are_made_at_once(
     assert torch.equal(state.fixed_grid(times, settings, SolveStats()), whole[0])
 
 
-def test_too_many_steps_are_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_steps_are_refused_before_the_first() -> None:
     settings = native("euler", step_size=0.01, max_steps=99)
     with pytest.raises(SolverFailed, match="needs 100 steps"):
         state.grid_pieces(UNIT, settings, SolveStats())

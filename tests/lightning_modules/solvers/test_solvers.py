@@ -75,6 +75,10 @@ def solve_decay(
         ({"backend": "fortran"}, "Unknown backend 'fortran'. Choose one of .*torchdiffeq"),
         ({"method": "leapfrog"}, "no method 'leapfrog'"),
         ({"step_size": 0.1}, "step_size=0.1 given with 'dopri5'.*euler"),
+        (
+            {"backend": "scipy", "method": "lsoda", "gradient": "adjoint", "step_size": 0.1},
+            r"own steps\. Leave it out\.$",
+        ),
         ({"method": "euler", "gradient": "adjoint", "adjoint_norm": "rms"}, "read no norm"),
     ],
 )
