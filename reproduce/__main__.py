@@ -14,7 +14,7 @@ from reproduce.arguments import (
     build_parser,
     check_flags,
     check_name,
-    check_numbers,
+    check_values,
     column,
 )
 from reproduce.catalogue import claim, names
@@ -62,7 +62,7 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
     if targets[0] == "compare":
         from reproduce import comparing
 
-        check_numbers(arguments)
+        check_values(arguments)
         check_flags(arguments, "compare", ("seed", "row", "only", *OF_TRAININGS))
         return comparing.run(arguments.targets[1:], arguments)
     if arguments.strict:
@@ -78,7 +78,7 @@ def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
     chosen = names() if targets == ["all"] else targets
     for name in chosen:
         check_name(name)
-    check_numbers(arguments)
+    check_values(arguments)
     from reproduce import regenerate
 
     # All of them before the first, which may take hours.
@@ -103,7 +103,7 @@ def _status(chosen: Sequence[str], out: Path) -> int:
     from reproduce import folders, status, status_table
 
     for name in chosen:
-        check_name(name)
+        check_name(name, names())
     found = status.read(out, folders.runs(out), chosen)
     if not found.groups:
         print(f"There is nothing yet in {out}: neither rows nor trainings.")

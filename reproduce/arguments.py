@@ -130,24 +130,27 @@ def column(texts: Iterable[str]) -> int:
     return max(map(len, texts)) + 2
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, known: Sequence[str] = (*names(), *VERBS)) -> None:
     """Refuse what is no experiment.
+
+    Args:
+        name: What was given.
+        known: What it could have meant.
 
     Raises:
         UsageError: With the nearest names that exist.
     """
-    known = [*names(), *VERBS]
     if name in VERBS:
         raise UsageError(f"{name} stands alone, or first with what it takes; see --help.")
     if name not in names():
         raise UsageError(f"Unknown target {name!r}. Did you mean {nearest(name, known)}?")
 
 
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that are out of range or contradict one another.
+def check_values(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that are out of range or contradict one another, and names without letters.
 
     Raises:
-        UsageError: With the range.
+        UsageError: With what may be given.
     """
     for flag in ("seeds", "epochs", "devices-per-run", "slots", "num-nodes"):
         value = getattr(arguments, flag.replace("-", "_"))
@@ -156,6 +159,8 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     limit = arguments.time_limit
     if limit is not None and not 0 < limit < math.inf:
         raise UsageError(f"--time-limit {limit:g}: give minutes, more than 0.")
+    if arguments.only is not None and not all(arguments.only):
+        raise UsageError(f"--only {','.join(arguments.only)!r}: give names between the commas.")
     if arguments.seed is not None and arguments.seeds is not None:
         raise UsageError("--seed and --seeds: give one of them.")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:

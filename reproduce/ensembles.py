@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import weights
+from reproduce import restored, weights
 from reproduce.context import Context
-from reproduce.jobs import BadSettings, Job, Result, short_key
+from reproduce.fits import OPTIMIZERS, refuse
+from reproduce.jobs import Job, Result
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -91,13 +92,7 @@ def run(
         derive: Returns further metrics of a member from those of its test.
         all_weights: Whether to keep the weights of every seed and not of the lowest alone.
     """
-    refused = sorted(set(map(short_key, ctx.changes)) & set(FIXED))
-    if refused:
-        raise BadSettings(
-            f"{experiment}: {refused[0]} says which fit a row is, so --set cannot change it. "
-            "Train such a model by hand: python -m reproduce.train run --config "
-            f"reproduce/configs/{fits[0].config} --{refused[0]} …"
-        )
+    refuse(ctx, experiment, fits[0].config, FIXED)
     jobs = [fit.job(ctx, experiment, protocol) for fit in fits]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
     records, left = ctx.due(jobs)
@@ -120,13 +115,7 @@ def load(path: Path) -> tuple[DensityModel, dict[str, Any]]:
     """
     from lightning_modules import DensityModel
 
-    state, facts = weights.load(path)
-    if "rows" not in facts:
-        raise ValueError(f"{path} holds no density model. Remove it and run again.")
-    with weights.fitting(path):
-        model = DensityModel(**facts["hyper_parameters"])
-        model.net.load_state_dict(state)
-    return model.eval(), facts
+    return restored.of_file(path, DensityModel)
 
 
 def drawn_from(
@@ -134,33 +123,13 @@ def drawn_from(
 ) -> tuple[DensityModel, list[str]] | None:
     """Return the model whose weights lie beside these rows, and the rows of its members.
 
-    Args:
-        folder: Folder of the rows.
-        records: The rows, of one profile.
-        name: Name of the fit.
-
-    Returns:
-        None if there are none, or if they are those of another run than the rows.
+    See `restored.beside`.
     """
-    path = folder / "weights" / f"{records[0].profile}-{name}.safetensors"
-    if not path.exists():
-        return None
-    model, facts = load(path)
-    with weights.fitting(path):
-        if facts["run"] not in {record.run for record in records}:
-            return None
-        return model, facts["rows"]
-
-
-def finished(result: Result) -> DensityModel:
-    """Return the trained model of a job, all its members, in evaluation."""
     from lightning_modules import DensityModel
 
-    path = result.folder / "checkpoints" / "last.ckpt"
-    content = weights.checkpoint(path)
-    model = DensityModel(**content["hyper_parameters"])
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
+    return restored.beside(
+        folder, records, name, DensityModel, lambda model, facts: (model, facts["rows"])
+    )
 
 
 def _records(
@@ -221,9 +190,8 @@ def budget(config: Mapping[str, Any]) -> str:
     steps = data["steps"]
     if isinstance(trainer["limit_train_batches"], int):
         steps = min(steps, trainer["limit_train_batches"])
-    names = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
     return (
-        f"{trainer['max_epochs'] * steps:,} iterations of {names[optimizer['name']]} "
+        f"{trainer['max_epochs'] * steps:,} iterations of {OPTIMIZERS[optimizer['name']]} "
         f"{optimizer['lr']:g}, batch {data['batch_size']}"
     )
 

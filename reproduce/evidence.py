@@ -181,7 +181,7 @@ def _keep_weights(path: Path, checkpoint: Path, record: Record, code: Mapping[st
         "run": record.run,
         "budget": record.budget,
         "hyper_parameters": content["hyper_parameters"],
-        "dtype": str(next(iter(content["state_dict"].values())).dtype).removeprefix("torch."),
+        "dtype": str(weights.precision(content["state_dict"])).removeprefix("torch."),
     }
     if code:
         facts["code"] = dict(code)

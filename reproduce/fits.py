@@ -12,6 +12,8 @@ from reproduce.jobs import BadSettings, Job, Result, short_key
 from reproduce.own_rows import OwnRow
 from reproduce.records import Failed, Record, told
 
+OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}  # as they are written
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -82,13 +84,7 @@ def run(
     Raises:
         BadSettings: If the user changed one of those, or if a row of theirs cannot be trained.
     """
-    refused = sorted(set(map(short_key, ctx.changes)) & set(fixed))
-    if refused:
-        raise BadSettings(
-            f"{experiment}: {refused[0]} says which training a row is, so --set cannot change it. "
-            "Train such a model by hand: python -m reproduce.train run --config "
-            f"reproduce/configs/{fits[0].config} --{refused[0]} …"
-        )
+    refuse(ctx, experiment, fits[0].config, fixed)
     from lightning_modules.solvers import SolverFailed
 
     device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
@@ -126,6 +122,27 @@ def run(
         ctx.save(made, result.made)
         records += made
     return records
+
+
+def refuse(ctx: Context, experiment: str, config: str, fixed: Sequence[str]) -> None:
+    """Refuse a change of what says which training a row is.
+
+    Args:
+        ctx: The context, for what the user changed.
+        experiment: Name of the experiment.
+        config: File name of a configuration that such a model can be trained with by hand.
+        fixed: The settings that must not change.
+
+    Raises:
+        BadSettings: If the user changed one of them.
+    """
+    refused = sorted(set(map(short_key, ctx.changes)) & set(fixed))
+    if refused:
+        raise BadSettings(
+            f"{experiment}: {refused[0]} says which training a row is, so --set cannot change it. "
+            "Train such a model by hand: python -m reproduce.train run --config "
+            f"reproduce/configs/{config} --{refused[0]} …"
+        )
 
 
 def _records(
@@ -174,6 +191,5 @@ def _optimizer(config: dict[str, Any]) -> str:
     optimizer, schedule = given.get("optimizer"), given.get("schedule")
     if not (isinstance(optimizer, dict) and isinstance(schedule, dict)):
         return "its own optimizer"
-    names = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
     told = schedule["name"].replace("_", " ")
-    return f"{names[optimizer['name']]} {optimizer['lr']:g} ({told})"
+    return f"{OPTIMIZERS[optimizer['name']]} {optimizer['lr']:g} ({told})"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reproduce import weights
-from reproduce.jobs import Result
+from reproduce import restored
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -23,45 +22,23 @@ FOLDS = 5
 TIGHT = 1e-10  # tolerance at which little but the integral itself can be wrong
 
 
-def finished(result: Result) -> PointProcessModel:
-    """Return the trained model of a job, in evaluation."""
-    from lightning_modules import PointProcessModel
-
-    path = result.folder / "checkpoints" / "last.ckpt"
-    content = weights.checkpoint(path)
-    model = PointProcessModel(**content["hyper_parameters"])
-    model.to(content["state_dict"]["net.z0"].dtype)  # before loading, which would round
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
-
-
 def drawn_from(
     folder: Path, records: Sequence[Record], row: str
 ) -> tuple[PointProcessModel, PoissonEvents] | None:
-    """Return the model of a row whose weights lie beside these rows, and the data it learned from.
+    """Return the model of a row in float64, and the data that it learned from.
 
-    Args:
-        folder: Folder of the rows.
-        records: The rows, of one profile.
-        row: The row.
-
-    Returns:
-        None if there are no weights, or if they are those of another run than the rows.
+    See `restored.beside`.
     """
     from datamodules import PoissonEvents
     from lightning_modules import PointProcessModel
 
-    path = folder / "weights" / f"{records[0].profile}-{row}.safetensors"
-    if not path.exists():
-        return None
-    state, facts = weights.load(path)
-    with weights.fitting(path):
-        if facts["run"] not in {record.run for record in records}:
-            return None
-        model = PointProcessModel(**facts["hyper_parameters"])
-        model.net.load_state_dict(state)
+    def drawn(
+        model: PointProcessModel, facts: dict[str, Any]
+    ) -> tuple[PointProcessModel, PoissonEvents]:
         data = PoissonEvents(**{**facts["data"], "data_seed": facts["seed"]})
-    return model.double().eval(), data
+        return model.double(), data
+
+    return restored.beside(folder, records, row, PointProcessModel, drawn)
 
 
 def kernel_estimate(data: PoissonEvents, at: Tensor) -> Tensor | None:

@@ -92,6 +92,7 @@ class Line:
 
 
 COLUMNS = tuple(f.name for f in fields(Line) if f.name not in ("experiments", "shown"))
+HEADING = ",".join(COLUMNS[:3])  # what the file begins with, whatever columns come later
 
 
 def judge(records: Iterable[Record]) -> list[Line]:
@@ -115,7 +116,13 @@ def judge(records: Iterable[Record]) -> list[Line]:
 
 
 def write(path: Path, lines: Sequence[Line]) -> None:
-    """Write the lines as CSV, numbers to six digits."""
+    """Write the lines as CSV, numbers to six digits.
+
+    Raises:
+        ValueError: If a file of somebody else is in the way.
+        OSError: If it cannot be written.
+    """
+    storage.refuse_stranger(path, HEADING)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

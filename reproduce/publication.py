@@ -9,11 +9,8 @@ from reproduce import findings, folders, judgements, report, storage
 from reproduce.page import document
 from reproduce.usage import DEFAULT_OUT
 
-# What is in the first lines of the files that a report replaces as a whole.
-_OURS = {
-    "index.html": "<title>Neural Ordinary Differential Equations, re-run</title>",
-    "comparison.csv": "id,kind,text,",
-}
+# What is in the first lines of every page that a report has written.
+_TITLE = "<title>Neural Ordinary Differential Equations, re-run</title>"
 
 
 def write(folder: Path) -> list[Path]:
@@ -32,8 +29,8 @@ def write(folder: Path) -> list[Path]:
             the way; nothing is written then.
         OSError: If the folder cannot be written to.
     """
-    for name, beginning in _OURS.items():
-        _check_ours(folder / name, beginning)
+    storage.refuse_stranger(folder / "index.html", _TITLE)
+    storage.refuse_stranger(folder / "comparison.csv", judgements.HEADING)
     lines = judgements.judge(folders.all_rows(folder))
     found = findings.of_folder(folder)
     gallery = report.gallery(folder, lines, found)
@@ -57,15 +54,3 @@ def option(folder: Path) -> str:
     """
     usual = folders.is_shipped(folder) or folder.resolve() == DEFAULT_OUT.resolve()
     return "" if usual else f"--out {shlex.quote(str(folder))}"
-
-
-def _check_ours(path: Path, mark: str) -> None:
-    """Refuse to replace a file that no report has written."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        if mark not in file.read(4096):
-            raise ValueError(
-                f"{path} was not written by a report, which would replace it. Move it away, or "
-                "choose another folder with --out."
-            )

@@ -108,7 +108,13 @@ def _overview(lines: Sequence[SetLine]) -> str:
 
 
 def write(path: Path, lines: Sequence[SetLine]) -> None:
-    """Write the comparison as CSV, numbers to six digits."""
+    """Write the comparison as CSV, numbers to six digits.
+
+    Raises:
+        ValueError: If a file of somebody else is in the way.
+        OSError: If it cannot be written.
+    """
+    storage.refuse_stranger(path, ",".join(COLUMNS[:3]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -97,6 +97,26 @@ def naming(path: Path, line: int) -> Iterator[None]:
         raise malformed(path, line, str(error).rstrip(".")) from error
 
 
+def refuse_stranger(path: Path, mark: str) -> None:
+    """Refuse to replace a file that this suite has not written.
+
+    Args:
+        path: The file; it need not exist.
+        mark: What is in the first lines of such a file of ours.
+
+    Raises:
+        ValueError: If the mark is not there.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if mark not in file.read(4096):
+            raise ValueError(
+                f"{path} was not written by this suite, which would replace it. Move it away, or "
+                "choose another folder with --out."
+            )
+
+
 def malformed(path: Path, line: int, reason: str) -> ValueError:
     """Return the error of a file that cannot be read as what it should be."""
     return ValueError(f"{path}, line {line}: {reason}. Mend the file, or remove it.")

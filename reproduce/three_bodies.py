@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import weights
-from reproduce.jobs import Result
+from reproduce import restored
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -23,17 +22,6 @@ SIZE = 0.2  # of an error that counts as lost: a fifth of a spring, ten times th
 TOLERANCE = 1e-7  # of what is measured: far below the error of anything trained
 
 
-def finished(result: Result) -> PathModel:
-    """Return the trained model of a job, in evaluation and in float64."""
-    from lightning_modules import PathModel
-
-    path = result.folder / "checkpoints" / "last.ckpt"
-    content = weights.checkpoint(path)
-    model = PathModel(**content["hyper_parameters"]).double()
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
-
-
 def observed(settings: dict[str, Any], seed: int) -> SpringObservations:
     """Return the observations that a training of a seed had, given its settings of the data."""
     from datamodules import SpringObservations
@@ -44,28 +32,16 @@ def observed(settings: dict[str, Any], seed: int) -> SpringObservations:
 def drawn_from(
     folder: Path, records: Sequence[Record], row: str
 ) -> tuple[PathModel, SpringObservations] | None:
-    """Return the model of a row whose weights lie beside these rows, and what it learned from.
+    """Return the model of a row in float64, and what it learned from.
 
-    Args:
-        folder: Folder of the rows.
-        records: The rows, of one profile.
-        row: The row.
-
-    Returns:
-        None if there are no weights, or if they are those of another run than the rows.
+    See `restored.beside`.
     """
     from lightning_modules import PathModel
 
-    path = folder / "weights" / f"{records[0].profile}-{row}.safetensors"
-    if not path.exists():
-        return None
-    state, facts = weights.load(path)
-    with weights.fitting(path):
-        if facts["run"] not in {record.run for record in records}:
-            return None
-        model = PathModel(**facts["hyper_parameters"]).double()
-        model.net.load_state_dict(state)
-        return model.eval(), observed(facts["data"], facts["seed"])
+    def drawn(model: PathModel, facts: dict[str, Any]) -> tuple[PathModel, SpringObservations]:
+        return model.double(), observed(facts["data"], facts["seed"])
+
+    return restored.beside(folder, records, row, PathModel, drawn)
 
 
 def predicted(model: PathModel, times: Tensor) -> Tensor:

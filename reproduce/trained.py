@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_modules import Classifier, ImageClassifier
 from lightning_modules.nets import OdeBlock
-from reproduce import classification, evidence, weights
+from reproduce import classification, evidence, restored, weights
 from reproduce.context import Context
 
 TABLE, ROW = "table1", "odenet"
@@ -61,11 +61,7 @@ class Trained:
 
 def classifier(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     """Return the classifier of a weights file, and the facts that were written with it."""
-    state, facts = weights.load(path)
-    with weights.fitting(path):
-        model = ImageClassifier(**facts["hyper_parameters"])
-        model.net.load_state_dict(state)
-    return model.eval(), facts
+    return restored.of_file(path, ImageClassifier)
 
 
 def _parts(

@@ -1,4 +1,4 @@
-"""Vector fields that were trained before, from run folders and from the weights beside rows."""
+"""Vector fields that were trained before, from the weights beside rows."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce import evidence, weights
-from reproduce.jobs import Result
 from reproduce.records import Record
 
 if TYPE_CHECKING:
     from lightning_modules import VectorFieldModel
-
-
-def finished(result: Result) -> VectorFieldModel:
-    """Return the trained model of a job, in evaluation and in float64."""
-    from lightning_modules import VectorFieldModel
-
-    path = result.folder / "checkpoints" / "last.ckpt"
-    content = weights.checkpoint(path)
-    model = VectorFieldModel(**content["hyper_parameters"]).double()
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
 
 
 def course(

@@ -1,12 +1,11 @@
-"""Models of series that were trained before, from run folders and from the weights beside rows."""
+"""Models of series that were trained before, from the weights beside rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import evidence, weights
-from reproduce.jobs import Result
+from reproduce import evidence, restored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,31 +14,11 @@ if TYPE_CHECKING:
     from lightning_modules import TrajectoryModel
 
 
-def finished(result: Result) -> TrajectoryModel:
-    """Return the trained model of a job, in evaluation."""
-    from lightning_modules import TrajectoryModel
-
-    path = result.folder / "checkpoints" / "last.ckpt"
-    content = weights.checkpoint(path)
-    model = TrajectoryModel(**content["hyper_parameters"])
-    # A float64 model's tolerances are finer than float32 can resolve.
-    model.to(next(iter(content["state_dict"].values())).dtype)
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
-
-
 def load(path: Path) -> tuple[TrajectoryModel, dict[str, Any]]:
     """Return the model of a weights file, in evaluation, and the facts written with it."""
-    import torch
-
     from lightning_modules import TrajectoryModel
 
-    state, facts = weights.load(path)
-    with weights.fitting(path):
-        model = TrajectoryModel(**facts["hyper_parameters"])
-        model.to(getattr(torch, facts.get("dtype", "float32")))
-        model.net.load_state_dict(state)
-    return model.eval(), facts
+    return restored.of_file(path, TrajectoryModel)
 
 
 def of_table_2(

@@ -7,7 +7,7 @@ two or more dimensions as integers from -127 to 127 and one scale for each outpu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce import storage
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 LARGEST = 1_000_000  # bytes
@@ -99,6 +100,11 @@ def checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of this suite ({_one_line(error)}). Remove it and run again."
         ) from error
     return content
+
+
+def precision(state: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the dtype in which a network computes, given its weights."""
+    return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
 
 
 @contextmanager

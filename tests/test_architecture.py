@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.classification",
         "reproduce.context",
         "reproduce.evidence",
+        "reproduce.restored",
         "reproduce.weights",
     ),
     "reproduce.own_fields": (
@@ -63,8 +64,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.ensembles": (
         "lightning_modules",
         "reproduce.context",
+        "reproduce.fits",
         "reproduce.jobs",
         "reproduce.records",
+        "reproduce.restored",
         "reproduce.weights",
     ),
     "reproduce.fits": (
@@ -79,9 +82,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.intensities": (
         "datamodules",
         "lightning_modules",
-        "reproduce.jobs",
         "reproduce.records",
-        "reproduce.weights",
+        "reproduce.restored",
     ),
     "reproduce.latent_space": ("datamodules", "lightning_modules"),
     "reproduce.learned_spiral": (
@@ -94,19 +96,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.three_bodies": (
         "datamodules",
         "lightning_modules",
-        "reproduce.jobs",
         "reproduce.records",
-        "reproduce.weights",
+        "reproduce.restored",
     ),
     "reproduce.three_body_panels": (
         "datamodules",
         "reproduce.plotting",
         "reproduce.three_bodies",
     ),
+    "reproduce.restored": ("reproduce.jobs", "reproduce.records", "reproduce.weights"),
     "reproduce.trained_fields": (
         "lightning_modules",
         "reproduce.evidence",
-        "reproduce.jobs",
         "reproduce.records",
         "reproduce.weights",
     ),
@@ -116,8 +117,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "datamodules",
         "lightning_modules",
         "reproduce.evidence",
-        "reproduce.jobs",
-        "reproduce.weights",
+        "reproduce.restored",
     ),
     "reproduce.trained_flows": (
         "lightning_modules",
@@ -325,6 +325,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.progress",
     ),
     "reproduce.experiments": (
+        "reproduce.restored",
         "reproduce.algorithm_1",
         "reproduce.bullet_flights",
         "reproduce.children",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROTOCOL = classification.PROTOCOL
 TRAINS = True
 ROWS = ("no_block", "one_block", "small_resnet", "timeless_field")
-PROFILES = classification.profiles({"smoke": 1})
+PROFILES = classification.profiles({"smoke": 1, "short": 25})
 
 
 def run(ctx: Context) -> list[Record]:

@@ -31,7 +31,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits
+from reproduce import fits, restored
 from reproduce.context import Context, Profile
 from reproduce.fits import Fit
 from reproduce.records import Record
@@ -133,11 +133,12 @@ def _fit(profile: str, seed: int, sequences: int) -> Fit:
 
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float]:
     from datamodules import PoissonEvents
+    from lightning_modules import PointProcessModel
     from lightning_modules.point_process import intensity_errors
     from reproduce import intensities
 
     given = {**result.job.resolved["data"]["init_args"], "data_seed": fit.seed}
-    data, model = PoissonEvents(**given), intensities.finished(result)
+    data, model = PoissonEvents(**given), restored.finished(result, PointProcessModel)
     times, _, _, at, truth, *_ = data.fixed("test")
     found = {name: result.metrics[f"test/{name}"] for name in TESTED}
     found |= zip(INTEGRALS, intensities.integral_errors(model, data.horizon), strict=True)

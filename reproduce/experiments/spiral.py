@@ -46,7 +46,7 @@ Deviations:
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits, learned_spiral, phase_portraits, trained_fields
+from reproduce import fits, learned_spiral, phase_portraits, restored, trained_fields
 from reproduce.context import Context, Profile
 from reproduce.fits import Fit
 from reproduce.records import Failed, Record
@@ -193,9 +193,10 @@ def _unit(metric: str) -> str:
 
 
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float | Failed]:
+    from lightning_modules import VectorFieldModel
     from lightning_modules.solvers import SolverFailed
 
-    model = trained_fields.finished(result)
+    model = restored.finished(result, VectorFieldModel).double()
     speed, missed = learned_spiral.speed(model)
     found: dict[str, float | Failed] = {
         "speed_ratio": float(speed.median()),

@@ -43,7 +43,7 @@ Deviations: none; the deck has a count and a question.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits, phase_portraits, three_bodies
+from reproduce import fits, phase_portraits, restored, three_bodies
 from reproduce import three_body_panels as panels
 from reproduce.context import Context, Profile
 from reproduce.fits import Fit
@@ -156,7 +156,9 @@ def movie(records: list[Record], folder: "Path") -> list["Figure"]:
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float | Failed]:
     import torch
 
-    model = three_bodies.finished(result)
+    from lightning_modules import PathModel
+
+    model = restored.finished(result, PathModel).double()
     data = three_bodies.observed(result.job.resolved["data"]["init_args"], fit.seed)
     found: dict[str, float | Failed] = {
         **three_bodies.errors(three_bodies.predicted(model, data.at), data),

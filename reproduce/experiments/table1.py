@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PROTOCOL = classification.PROTOCOL
 TRAINS = True
 ROWS = ("mlp", "mlp_deskewed", "resnet", "rknet", "odenet")
-PROFILES = classification.profiles({"smoke": 1, "quick": 9})
+PROFILES = classification.profiles({"smoke": 1, "quick": 9, "short": 55})
 
 
 def run(ctx: Context) -> list[Record]:

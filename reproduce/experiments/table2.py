@@ -44,7 +44,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from reproduce import fits, own_rows, series_protocol
+from reproduce import fits, own_rows, restored, series_protocol
 from reproduce.context import Context, Profile
 from reproduce.fits import Fit
 from reproduce.jobs import BadSettings, configuration
@@ -220,7 +220,7 @@ def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: 
 
 
 def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str, float]:
-    from reproduce import latent_space, trained_series
+    from reproduce import latent_space
 
     found = {
         name: result.metrics[f"test/{name}"]
@@ -235,9 +235,10 @@ def _measure(fit: Fit, result: "Result", records: Sequence[Record]) -> dict[str,
         found["train_nfe_forward"] = result.cost["train_nfe_forward"]
     if fit.row == PROBED:
         from datamodules import Spirals
+        from lightning_modules import TrajectoryModel
 
         given = {**result.job.resolved["data"]["init_args"], "data_seed": fit.seed}
-        model, data = trained_series.finished(result), Spirals(**given)
+        model, data = restored.finished(result, TrajectoryModel), Spirals(**given)
         found["probe_accuracy"] = latent_space.probe_accuracy(model, data)
         turned = latent_space.turning_on_line(model, data)
         found["direction_flips"] = latent_space.flips(turned)

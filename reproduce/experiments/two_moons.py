@@ -16,7 +16,7 @@ data at 0 to the Gaussian at 1, ours the other way; its points are spaced evenly
 
 from typing import TYPE_CHECKING, Any
 
-from reproduce import ensembles
+from reproduce import ensembles, restored
 from reproduce.context import Context, Profile
 from reproduce.ensembles import Fit
 from reproduce.records import Record
@@ -91,12 +91,12 @@ def _checks(result: "Result", fit: Fit, i: int, values: dict[str, float]) -> dic
     import torch
 
     from datamodules import PlaneData
-    from reproduce.ensembles import finished
+    from lightning_modules import DensityModel
 
     data = PlaneData(**result.job.resolved["data"]["init_args"])
     moons = data.fixed("test")[i]
     least = -float(data.log_density(moons).mean())
-    model = finished(result)
+    model = restored.finished(result, DensityModel)
     with torch.no_grad():
         there = moons.T.expand(model.members, 2, len(moons))
         back, _ = model.net.push(model.net.pull(there)[0])

@@ -289,7 +289,6 @@ def test_sizes_alone_make_a_figure(rows: list[Record], ctx: Context) -> None:
         ("lorenz", "Unknown 'lorenz'. Choose of spiral, "),
         ("cnf,linear_8x8", "Unknown 'linear_8x8'. Choose of spiral, "),
         ("own", "Unknown 'own'"),
-        ("cnf,", "Unknown ''"),
     ],
 )
 def test_labels_that_are_not_there_are_told_before_anything_is_measured(

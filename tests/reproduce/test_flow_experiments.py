@@ -72,7 +72,7 @@ def test_shipped_weights_of_an_ensemble_are_its_first_member(moons: Path) -> Non
 
 def test_a_file_of_other_weights_is_no_density_model(small_odenet: Path) -> None:
     path = small_odenet / "table1" / "weights" / "paper-odenet-seed0.safetensors"
-    with pytest.raises(ValueError, match="holds no density model"):
+    with pytest.raises(ValueError, match="does not fit the network"):
         ensembles.load(path)
 
 
@@ -187,7 +187,7 @@ def test_what_says_which_fit_a_row_is_cannot_be_changed(
 ) -> None:
     arguments = ["fig4", "--profile", "smoke", "--set", change, "--out", str(tmp_path)]
     assert main([*arguments, "--device", "cpu"]) == 2
-    assert "says which fit a row is" in capsys.readouterr().err
+    assert "says which training a row is" in capsys.readouterr().err
 
 
 def test_no_rows_are_written_before_the_weights_that_belong_to_them(

@@ -107,7 +107,7 @@ def test_a_report_replaces_no_file_of_somebody_elses(
     capsys.readouterr()
     assert main(["report", "--out", str(tmp_path)]) != 0
     error = capsys.readouterr().err
-    assert f"{name} was not written by a report" in error
+    assert f"{name} was not written by this suite" in error
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -120,7 +120,12 @@ def test_compare_prints_and_writes_all_verdicts(
     printed = capsys.readouterr().out
     assert "C04: holds under short." in printed
     assert "C10" not in printed
-    assert (tmp_path / "comparison.csv").stat().st_size > 1000
+    written = tmp_path / "comparison.csv"
+    assert written.stat().st_size > 1000
+    written.write_text("mine")
+    assert main(["compare", "table1", "--out", str(tmp_path)]) == 1
+    assert "comparison.csv was not written by this suite" in capsys.readouterr().err
+    assert written.read_text() == "mine"
 
 
 def test_without_own_rows_compare_judges_the_shipped_ones_and_writes_nothing(

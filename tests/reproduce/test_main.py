@@ -52,6 +52,8 @@ README = Path(__file__).parents[2] / "README.md"
         (["benchmark", "step_time", "--only", "cnf"], "step_time reads no --only"),
         (["compare", "--only", "cnf"], "compare reads no --only"),
         (["benchmark", "--device", "cpu", "--only", "cnf", "--report-only"], "leave --only out"),
+        (["benchmark", "--device", "cpu", "--only", ""], "--only '': give names"),
+        (["benchmark", "--device", "cpu", "--only", "cnf,"], "--only 'cnf,': give names"),
         (["table1", "--seed", "-1"], "--seed -1"),
         (["table1", "--seed", "1", "--seeds", "2"], "give one of them"),
     ],

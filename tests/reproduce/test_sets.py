@@ -282,6 +282,10 @@ def test_two_folders_are_compared_by_the_command_and_their_provenance_stands_on_
         (line,) = csv.DictReader(file)
     assert (line["verdict"], line["n_a"], line["n_b"]) == ("differs", "5", "5")
     assert float(line["difference"]) == pytest.approx(1)
+    (out / "sets.csv").write_text("mine")
+    assert main(["compare", *given, "--out", str(out)]) == 1
+    assert (out / "sets.csv").read_text() == "mine"
+    capsys.readouterr()
     (tmp_path / "b" / "table1" / "short.provenance.json").unlink()
     assert main(["compare", *given]) == 0
     assert "B has no provenance beside" in capsys.readouterr().out
