@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.solvers.base import AdjointNorm, Field, Gradient, SolverSettings, SolveStats
+from lightning_modules.solvers.tree import parameters_of
 
 Norm = Callable[[Tensor], Tensor]
 TensorField = Callable[[Tensor, Tensor], Tensor]
@@ -71,8 +72,7 @@ class Problem:
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
         """The parameters of f that want a gradient, as they were when first asked for."""
-        found = self.source.parameters() if isinstance(self.source, nn.Module) else ()
-        return tuple(parameter for parameter in found if parameter.requires_grad)
+        return tuple(p for p in parameters_of(self.source) if p.requires_grad)
 
 
 class SolveCheckpointed(Protocol):

@@ -1,6 +1,7 @@
 """The modules of a field, several looks at which are a part of every solve."""
 
 import weakref
+from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -26,6 +27,23 @@ def _add(module: nn.Module, found: dict[nn.Module, None]) -> None:
     for inner in module._modules.values():
         if inner is not None and inner not in found:
             _add(inner, found)
+
+
+_LISTED_BY = ("parameters", "named_parameters", "_named_members", "named_modules")
+
+
+def parameters_of(field: object) -> Iterable[nn.Parameter]:
+    """Return the parameters of a field in the order of ``nn.Module.parameters``.
+
+    Nothing for what is no module. A class that lists its parameters in its own way is asked.
+    """
+    if not isinstance(field, nn.Module):
+        return ()
+    kind = type(field)
+    if any(getattr(kind, name, None) is not getattr(nn.Module, name) for name in _LISTED_BY):
+        return field.parameters()
+    found = {id(p): p for part in modules_of(field) for p in part._parameters.values()}
+    return [p for p in found.values() if p is not None]
 
 
 def only_written(module: nn.Module) -> bool:

@@ -144,7 +144,7 @@ class LoopedPlan:
         with lasting():
             state, given = self._start(task)
             state = Forward(*self._solve(*state, *given))
-            standing = Standing[float](*state.numbers.tolist())
+            standing = Standing(*state.numbers.tolist())
             chunks = [Chunk(state.clocks, int(standing.accepted))]
             starts = [state.starts]
             while standing.status == GOING:
@@ -153,7 +153,7 @@ class LoopedPlan:
                 if self._further is None:
                     self._further = self._compiled(task, opens=False)
                 state = Forward(*self._further(*state, *given))
-                standing = Standing[float](*state.numbers.tolist())
+                standing = Standing(*state.numbers.tolist())
                 chunks.append(Chunk(state.clocks, int(standing.accepted) - before))
                 starts.append(state.starts)
             settle(task, standing, self._tableau, state.y)

@@ -1,7 +1,7 @@
 """What happens to a field between a solve by a plan and its way back is noticed, or harmless."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from uncompiled import traced
 
 from lightning_modules.solvers import SolverSettings, odeint
 from lightning_modules.solvers.recorded import plans
-from lightning_modules.solvers.tree import modules_of
+from lightning_modules.solvers.tree import modules_of, parameters_of
 
 __all__ = ["recorders", "traced"]
 BACKENDS = ("native", "compiled", "captured")
@@ -231,3 +231,26 @@ def test_the_modules_of_a_field_are_those_that_torch_finds() -> None:
     shared = Shared()
     assert modules_of(weakref.proxy(shared)) == [*shared.modules()]
     assert modules_of(lambda t, y: y) == []
+
+
+class Chosen(Shared):
+    """A module that lists its parameters in its own way."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Yield those of one layer."""
+        return self.second.parameters()
+
+
+def _tied() -> nn.Module:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
+    layers[1].weight = layers[0].weight
+    return layers
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_the_parameters_of_a_field_are_those_that_torch_lists() -> None:
+    shared = Shared()
+    fields = (shared, Chosen(), _tied(), torch.jit.script(nn.Linear(2, 2)), weakref.proxy(shared))
+    for field in fields:
+        assert list(map(id, parameters_of(field))) == list(map(id, field.parameters()))
+    assert list(parameters_of(lambda t, y: y)) == []
