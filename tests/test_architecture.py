@@ -142,6 +142,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.contender": ("reproduce.peers", "reproduce.precision", "reproduce.problems"),
     "reproduce.contest": ("reproduce.failures",),
     "reproduce.work_precision": ("reproduce.statistics",),
+    "reproduce.benchmark_plans": (
+        "reproduce.benchmark_rows",
+        "reproduce.contest",
+        "reproduce.context",
+        "reproduce.jobs",
+        "reproduce.peers",
+        "reproduce.problems",
+    ),
     "reproduce.benchmark_rows": (
         "reproduce.contest",
         "reproduce.statistics",
@@ -359,6 +367,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.sensitivities",
         "reproduce.statistics",
         "reproduce.benchmark_panels",
+        "reproduce.benchmark_plans",
         "reproduce.benchmark_rows",
         "reproduce.sweep_panels",
         "reproduce.sweep_results",

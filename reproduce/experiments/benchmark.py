@@ -96,7 +96,8 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from reproduce import benchmark_rows
+from reproduce import benchmark_plans, benchmark_rows
+from reproduce.benchmark_plans import PROBLEMS
 from reproduce.benchmark_rows import MARK
 from reproduce.contest import FEWEST
 from reproduce.context import Context, Profile
@@ -121,15 +122,6 @@ OURS_ON_GPU = "ours_captured"
 OURS_LACKING = "ours_direct"  # where what stands for ours was not measured
 
 _SMALL = {"linear": {"batch": 8}, "spiral": {"batch": 4}}
-_ALL: dict[str, dict[str, Any]] = {
-    "spiral": {},
-    "cnf": {},
-    "latent": {},
-    "odenet": {"batch": 8},
-    "linear": {},
-    "van_der_pol": {},
-    "van_der_pol_stiff": {},
-}
 _FEW_SIZES = {"linear": ([1, 2], [1, 100_000])}
 _SIZES = {
     "linear": ([1, 2], [64, 2], [4096, 2], [1, 1000], [64, 1000], [1, 1_000_000]),
@@ -182,7 +174,7 @@ PROFILES = {
     ),
     "short": Profile(
         {
-            "problems": _ALL,
+            "problems": PROBLEMS,
             # A step of 128 images takes seconds on two cores; it is left to GPUs.
             "sizes": _SIZES | {"odenet": ([1],)},
             "tolerances": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7],
@@ -196,14 +188,11 @@ PROFILES = {
     ),
 }
 PROFILES["paper"] = Profile(
-    PROFILES["short"].overrides | {"problems": _ALL | {"odenet": {"batch": 128}}, "sizes": _SIZES},
+    PROFILES["short"].overrides
+    | {"problems": PROBLEMS | {"odenet": {"batch": 128}}, "sizes": _SIZES},
     seeds=1,
     minutes=None,
 )
-# Each of these is another program for every size, and none of them the fastest of its library.
-_WITHOUT_SIZES = ("each", "unfactored", "torchode_compiled")
-SINGLE = 1e-6  # float32 cannot be asked for less
-DOUBLES = ("linear", "van_der_pol", "van_der_pol_stiff")
 
 
 def run(ctx: Context) -> list[Record]:
@@ -211,8 +200,9 @@ def run(ctx: Context) -> list[Record]:
     from reproduce import contest
     from reproduce.progress import Display
 
-    plans = _plans(ctx)
-    sessions = PROFILES[ctx.profile].overrides.get("sessions", 0)
+    given = PROFILES[ctx.profile].overrides
+    plans = benchmark_plans.plans(ctx, given)
+    sessions = given.get("sessions", 0)
     _refuse_other_rows(ctx, plans)
     records: list[Record] = []
     with Display(len(plans)) as display:
@@ -313,104 +303,6 @@ def figures(records: list[Record], folder: "Path") -> "dict[str, Figure]":
     return drawn
 
 
-def _plans(ctx: Context) -> "dict[str, Plan]":
-    """Return what is measured, by the beginning of its rows."""
-    import torch
-
-    from reproduce.contest import Plan
-    from reproduce.jobs import BadSettings
-    from reproduce.peers import ALTERNATIVES
-
-    _refuse_other_devices(ctx)
-    given = PROFILES[ctx.profile].overrides
-    changes = dict(ctx.changes)
-    alternatives = given.get("alternatives", _on(ctx.device))
-    if "data.alternatives" in changes:
-        chosen = str(changes.pop("data.alternatives")).split(",")
-        alternatives = _known([name.strip() for name in chosen], ALTERNATIVES)
-    common = {name: given[name] for name in ("rounds", "seconds", "least")}
-    common |= {"threads": torch.get_num_threads(), "device": ctx.device}
-    own = _own(changes)
-    if changes:
-        raise BadSettings(f"benchmark has no setting {', '.join(changes)}; see its docstring.")
-    if own is not None and ctx.only:
-        raise BadSettings("A field of your own is the only problem then; leave --only out.")
-    problems = given["problems"]
-    if ctx.only:
-        problems = {name: problems.get(name, sizes) for name, sizes in _ALL.items()}
-    if own is not None:
-        problems = {"own": own}
-    plans = {}
-    for name, sizes in problems.items():
-        plans[name] = Plan(
-            problem=name,
-            sizes=sizes,
-            alternatives=alternatives,
-            tolerances=_tolerances(name, sizes, given["tolerances"]),
-            **common,
-        )
-    for name, listed in ({} if own else given["sizes"]).items():
-        for size in listed:
-            together = [a for a in alternatives if not a.endswith(_WITHOUT_SIZES)]
-            plans[f"{name}_{'x'.join(map(str, size))}"] = Plan(
-                problem=name,
-                sizes=dict(zip(("batch", "state"), size, strict=False)),
-                alternatives=together,
-                tolerances=[MARK],
-                errors=False,
-                **common,
-            )
-    elsewhere = f" under {ctx.profile}"
-    if ctx.profile in ("smoke", "quick"):
-        elsewhere += "; short and paper have more sizes"
-    return {label: plans[label] for label in _known(ctx.only, plans, elsewhere) or plans}
-
-
-def _own(changes: dict[str, Any]) -> dict[str, Any] | None:
-    """Take what is set of a field of the user's own out of the changes."""
-    from reproduce.jobs import BadSettings
-    from reproduce.problems.own import DEFAULTS, own
-
-    beginning = "model.field."
-    mine = {k.removeprefix(beginning): changes.pop(k) for k in list(changes) if beginning in k}
-    if not mine:
-        return None
-    sizes = {k: changes.pop(f"data.{k}", value) for k, value in DEFAULTS.items()}
-    given = mine.pop("init_args", {})
-    if not isinstance(given, Mapping):
-        raise BadSettings(
-            f"model.field.init_args is {given!r}; give a mapping such as {{width: 8}}, or each "
-            "argument as model.field.init_args.NAME=VALUE."
-        )
-    arguments = dict(given)
-    for key in list(mine):
-        if key.startswith("init_args."):
-            arguments[key.removeprefix("init_args.")] = mine.pop(key)
-    if list(mine) != ["class_path"]:
-        raise BadSettings(
-            f"A field has class_path and init_args; given were {sorted(mine)}. What its class "
-            "takes is set as model.field.init_args.NAME."
-        )
-    named = {"class_path": mine["class_path"], "init_args": arguments}
-    try:
-        own(named, **sizes)  # refused here, before anything is measured
-    except ValueError as error:
-        raise BadSettings(str(error)) from error
-    return {"field": named, **sizes}
-
-
-def _refuse_other_devices(ctx: Context) -> None:
-    """Keep CPUs and GPUs apart: the marks of ``short`` and of ``paper`` are for one of them."""
-    from reproduce.jobs import BadSettings
-
-    wanted = {"short": "cpu", "paper": "cuda"}.get(ctx.profile, ctx.device)
-    if wanted != ctx.device:
-        raise BadSettings(
-            f"benchmark --profile {ctx.profile} was asked for on {ctx.device}, and its marks are "
-            f"for {wanted}. Say --device {wanted}, or --profile quick for any."
-        )
-
-
 def _refuse_other_rows(ctx: Context, labels: Iterable[str]) -> None:
     """Refuse to measure some beside rows that they cannot be shown with."""
     from reproduce.jobs import BadSettings
@@ -433,13 +325,6 @@ def _refuse_other_rows(ctx: Context, labels: Iterable[str]) -> None:
         )
 
 
-def _on(device: str) -> list[str]:
-    """Return the alternatives that there are on a type of device."""
-    from reproduce.peers import ALTERNATIVES, ON
-
-    return [name for name in ALTERNATIVES if ON.get(name, device) == device]
-
-
 def _versions() -> dict[str, str]:
     """Return the version of every library that is there; another one is another measurement."""
     from importlib import metadata
@@ -453,27 +338,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _known(names: Sequence[str], known: Collection[str], where: str = "") -> Sequence[str]:
-    """Return the names, all of which must be known; ``where`` they are is for the message."""
-    from reproduce.jobs import BadSettings
-
-    unknown = [repr(name) for name in names if name not in known]
-    if unknown:
-        raise BadSettings(f"Unknown {', '.join(unknown)}. Choose of {', '.join(known)}{where}.")
-    return names
-
-
 def _rows_of(label: str) -> tuple[str, ...]:
     """Return how all rows of a label begin, and those of no longer one, as linear_64x2, do."""
     from reproduce.peers import LIBRARIES
 
     return tuple(f"{label}_{name}_" for name in (*LIBRARIES, "vs"))
-
-
-def _tolerances(name: str, sizes: Mapping[str, Any], given: Sequence[float]) -> list[float]:
-    """Return the tolerances that the numbers of a problem resolve."""
-    dtype = sizes.get("dtype", "float64" if name in DOUBLES else "float32")
-    return [t for t in given if dtype == "float64" or t >= SINGLE]
 
 
 def _ours(label: str, measured: Collection[str]) -> str:
@@ -507,12 +376,12 @@ def _unit(metric: str) -> str:
 def _labels(records: Sequence[Record]) -> list[str]:
     """Return the problems of the rows in their order, without those that are sizes."""
     found = _beginnings(records)
-    return [label for label in (*_ALL, "own") if label in found]
+    return [label for label in (*PROBLEMS, "own") if label in found]
 
 
 def _sized(records: Sequence[Record]) -> list[str]:
     """Return those that are sizes of a problem, such as ``linear_64x2``."""
-    return sorted(_beginnings(records) - {*_ALL, "own"})
+    return sorted(_beginnings(records) - {*PROBLEMS, "own"})
 
 
 def _beginnings(records: Sequence[Record]) -> set[str]:
