@@ -103,7 +103,7 @@ def _status(chosen: Sequence[str], out: Path) -> int:
     from reproduce import folders, status, status_table
 
     for name in chosen:
-        check_name(name, names())
+        check_name(name, others=())
     found = status.read(out, folders.runs(out), chosen)
     if not found.groups:
         print(f"There is nothing yet in {out}: neither rows nor trainings.")

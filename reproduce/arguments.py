@@ -130,12 +130,12 @@ def column(texts: Iterable[str]) -> int:
     return max(map(len, texts)) + 2
 
 
-def check_name(name: str, known: Sequence[str] = (*names(), *VERBS)) -> None:
+def check_name(name: str, others: Iterable[str] = VERBS) -> None:
     """Refuse what is no experiment.
 
     Args:
         name: What was given.
-        known: What it could have meant.
+        others: What it could have meant beside an experiment.
 
     Raises:
         UsageError: With the nearest names that exist.
@@ -143,11 +143,13 @@ def check_name(name: str, known: Sequence[str] = (*names(), *VERBS)) -> None:
     if name in VERBS:
         raise UsageError(f"{name} stands alone, or first with what it takes; see --help.")
     if name not in names():
-        raise UsageError(f"Unknown target {name!r}. Did you mean {nearest(name, known)}?")
+        raise UsageError(
+            f"Unknown target {name!r}. Did you mean {nearest(name, [*names(), *others])}?"
+        )
 
 
 def check_values(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that are out of range or contradict one another, and names without letters.
+    """Refuse numbers that are out of range or contradict one another, and empty names.
 
     Raises:
         UsageError: With what may be given.

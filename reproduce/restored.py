@@ -11,7 +11,7 @@ from reproduce.jobs import Result
 from reproduce.records import Record
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 M = TypeVar("M", bound="nn.Module")
 T = TypeVar("T")
@@ -42,16 +42,9 @@ def of_file(path: Path, kind: Callable[..., M]) -> tuple[M, dict[str, Any]]:
     Raises:
         ValueError: If the file holds no weights, or those of another network.
     """
-    import torch
-
     state, facts = weights.load(path)
     with weights.fitting(path):
-        model = kind(**facts["hyper_parameters"])
-        dtype = getattr(torch, facts.get("dtype", "float32"))
-        if dtype.is_floating_point:  # older files have that of their first tensor, be it a mask
-            model.to(dtype)
-        model.get_submodule("net").load_state_dict(state)
-    return model.eval(), facts
+        return _built(kind, state, facts), facts
 
 
 def beside(
@@ -79,8 +72,20 @@ def beside(
     path = folder / "weights" / f"{records[0].profile}-{name}.safetensors"
     if not path.exists():
         return None
-    model, facts = of_file(path, kind)
+    state, facts = weights.load(path)
     with weights.fitting(path):
         if facts["run"] not in {record.run for record in records}:
-            return None
-        return drawn(model, facts)
+            return None  # whatever network it was
+        return drawn(_built(kind, state, facts), facts)
+
+
+def _built(kind: Callable[..., M], state: dict[str, Tensor], facts: dict[str, Any]) -> M:
+    """Return a model of these weights of its ``net``, in evaluation."""
+    import torch
+
+    model = kind(**facts["hyper_parameters"])
+    dtype = getattr(torch, facts.get("dtype", "float32"))
+    if dtype.is_floating_point:  # older files have that of their first tensor, be it a mask
+        model.to(dtype)
+    model.get_submodule("net").load_state_dict(state)
+    return model.eval()

@@ -114,7 +114,7 @@ def write(path: Path, lines: Sequence[SetLine]) -> None:
         ValueError: If a file of somebody else is in the way.
         OSError: If it cannot be written.
     """
-    storage.refuse_stranger(path, ",".join(COLUMNS[:3]))
+    storage.refuse_stranger(path, ",".join(COLUMNS[:4]))  # rows have other fourth ones
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

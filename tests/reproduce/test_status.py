@@ -164,7 +164,7 @@ def test_nothing_there_is_said_and_some_experiments_can_be_named(
     assert main(["status", "tabel1"]) == 2
     assert "table1" in capsys.readouterr().err
     assert main(["status", "reports"]) == 2
-    assert "report," not in capsys.readouterr().err  # which is nothing to have a status
+    assert "mean report" not in capsys.readouterr().err  # which is nothing to have a status
     for flag in ("--seeds=2", "--profile=short", "--only=cnf", "--retry-failed", "--time-limit=3"):
         assert main(["status", flag]) == 2
         assert "status reads no" in capsys.readouterr().err

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduce import weights
+from reproduce import restored, weights
+from reproduce.records import Record
 
 
 def test_small_networks_keep_every_bit(tmp_path: Path) -> None:
@@ -42,3 +43,30 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.safetensors holds no weights"):
         weights.load(path)
+
+
+def test_weights_beside_rows_are_those_of_their_run_or_left_alone(tmp_path: Path) -> None:
+    record = Record(
+        experiment="fig7",
+        row="net",
+        metric="ks",
+        value=0.1,
+        unit="",
+        seed=0,
+        profile="short",
+        protocol=1,
+        budget="",
+        overrides="",
+        device="cpu",
+        run="0123456789ab",
+    )
+    path = tmp_path / "weights" / "short-net.safetensors"
+
+    def beside(run: str) -> object:
+        # Of a class that takes other arguments: what is not of this run is not even built.
+        weights.save(path, {"weight": torch.ones(1)}, {"run": run, "hyper_parameters": {"a": 1}})
+        return restored.beside(tmp_path, [record], "net", torch.nn.Linear, lambda *both: both)
+
+    assert beside("another") is None
+    with pytest.raises(ValueError, match="does not fit the network"):
+        beside(record.run)

@@ -7,7 +7,7 @@ guards would watch over is known from elsewhere: shapes and settings are those o
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from types import ModuleType
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch._subclasses import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import CodeGen
@@ -39,7 +39,8 @@ OPTIONS: dict[str, Any] = {
     "realize_reads_threshold": 8,  # tanh of a sum of few products goes with it into one loop
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum are one instruction
 }
-REPLACED = LOOPS | {torch.ops.aten.tanh.default: tanh}
+Replacements = Mapping[Any, Callable[..., Any]]
+REPLACED: Replacements = LOOPS | {torch.ops.aten.tanh.default: tanh}
 """Operators that compiled code does better by others."""
 SINGLE = 2**17
 """Work of the largest loop up to which one thread is as fast as two, which wait for each other."""
@@ -84,19 +85,17 @@ def compiled_loop(
         Unrecordable: If it cannot be compiled.
     """
     examples = [example.clone() for example in (*changing, *given)]  # none may share memory
-    parts = [_Part(function, examples, module) for function in (first, body) if function]
-    constants = [tensor for part in parts for tensor in part.constants]
-    repeated, of_body = parts[-1], len(constants) - len(parts[-1].constants)
-    before = hoist(repeated.graph, len(changing))
+    turns = [_Turn(f, examples, len(changing), module) for f in (first, body) if f]
+    turn, constants = turns[-1], [tensor for turn in turns for tensor in turn.constants]
+    of_turn = len(constants) - len(turn.constants)
 
     def whole(*arguments: Tensor) -> Sequence[Tensor]:
         state, fixed = arguments[: len(changing)], arguments[len(changing) : len(examples)]
         held = arguments[len(examples) :]
         if first:
-            state = parts[0].graph(*state, *fixed, *held[:of_body])
-        read = (*fixed, *held[of_body:])
-        both: Any = (tuple(state), (*read, *before(*read)))
-        found: Sequence[Tensor] = while_loop_op(going, repeated.graph, *both)
+            state = turns[0].graph(*state, *turns[0].read(*fixed, *held[:of_turn]))
+        both: Any = (tuple(state), turn.read(*fixed, *held[of_turn:]))
+        found: Sequence[Tensor] = while_loop_op(going, turn.graph, *both)
         return found
 
     arguments = [*examples, *constants]
@@ -104,7 +103,7 @@ def compiled_loop(
         graph = _traced(whole, arguments)
     except Exception as error:
         raise _unrecordable(error) from error
-    largest = max(part.largest for part in parts)
+    largest = max(turn.largest for turn in turns)
     return _compiled(graph, arguments, largest, constants, turns=True)
 
 
@@ -115,19 +114,83 @@ class _Part:
         function: As for `compiled_function`, like ``examples`` and ``module``.
         examples: What it is traced with.
         module: The field.
+        replaced: Operators that are replaced.
     """
 
-    def __init__(self, function: Function, examples: Sequence[Tensor], module: nn.Module) -> None:
+    def __init__(
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        module: nn.Module,
+        replaced: Replacements = REPLACED,
+    ) -> None:
         def rehearsal() -> None:
             function(*examples)
 
         rehearse(rehearsal, module, examples[0].device)
         try:
-            self.graph = _traced(function, examples)
+            self.graph = _traced(function, examples, replaced)
         except Exception as error:  # of an operator that cannot be traced
             raise _unrecordable(error) from error
         self.largest = _largest(self.graph)
         self.constants = _lifted(self.graph)
+
+
+class _Turn:
+    """One turn of a loop, or what comes before, without what does not change from turn to turn.
+
+    Args:
+        body: As for `compiled_loop`.
+        examples: What changes and what is given.
+        changing: How many of them change.
+        module: The field.
+    """
+
+    def __init__(
+        self, body: Function, examples: Sequence[Tensor], changing: int, module: nn.Module
+    ) -> None:
+        plain = _Part(body, examples, module, {})
+        self.constants = plain.constants
+        replaced = _Replacing(plain.graph, changing)
+        try:
+            self.graph = _traced(replaced.run, [*examples, *self.constants])
+        except Exception as error:
+            raise _unrecordable(error) from error
+        self.largest = _largest(self.graph)
+        self._before = hoist(self.graph, changing)
+
+    def read(self, *fixed: Tensor) -> tuple[Tensor, ...]:
+        """Return what every turn reads, of what is given and what the body holds."""
+        return (*fixed, *self._before(*fixed))
+
+
+class _Replacing(Interpreter):
+    """A graph with its operators replaced, which knows the products by what does not change.
+
+    How a product is best made depends on how its factors lie. One that does not change is the same
+    for all stages of a turn: they share a copy of it, which counts for nothing.
+
+    Args:
+        graph: The graph.
+        changing: How many of its arguments change.
+    """
+
+    def __init__(self, graph: GraphModule, changing: int) -> None:
+        super().__init__(graph)
+        self._changing = set(graph.graph.find_nodes(op="placeholder")[:changing])
+        for node in graph.graph.nodes:
+            if not self._changing.isdisjoint(node.all_input_nodes):
+                self._changing.add(node)
+
+    def run_node(self, n: Node) -> Any:
+        """Make products of the loops that suit them, and all else as it is."""
+        if n.op != "call_function" or n.target not in LOOPS:
+            return super().run_node(n)
+        arguments, options = self.fetch_args_kwargs_from_env(n)
+        factor = n.args[-1]  # the second, behind a summand if there is one
+        fixed = isinstance(factor, Node) and factor not in self._changing
+        found = LOOPS[n.target](*arguments, **options, fixed=fixed)
+        return super().run_node(n) if found is NotImplemented else found
 
 
 def _compiled(
@@ -201,8 +264,10 @@ def _unrecordable(error: Exception) -> Unrecordable:
     return Unrecordable(f"{type(error).__name__}: {lines[0]}")
 
 
-def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
-    """Return the operators of a function.
+def _traced(
+    function: Function, examples: Sequence[Tensor], replaced: Replacements = REPLACED
+) -> GraphModule:
+    """Return the operators of a function, some replaced.
 
     The tensors are fake while it is traced: a field that reads numbers of them past torch, by
     ``tolist`` or NumPy, would have them for good, and fails here instead.
@@ -211,7 +276,8 @@ def _traced(function: Function, examples: Sequence[Tensor]) -> GraphModule:
     def traced(*given: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(*given))
 
-    trace = make_fx(traced, REPLACED, tracing_mode="fake", _allow_non_fake_inputs=True)
+    table = dict(replaced)
+    trace = make_fx(traced, table, tracing_mode="fake", _allow_non_fake_inputs=True)
     return trace(*examples)
 
 

@@ -23,14 +23,21 @@ FOLD = 6
 _aten = torch.ops.aten
 
 
-def _product(a: Tensor, b: Tensor) -> Any:
-    """Return a b, ``(..., m, n)``, of ``(..., m, k)`` and ``(..., k, n)``."""
+def _product(a: Tensor, b: Tensor, fixed: bool = False) -> Any:
+    """Return a b, ``(..., m, n)``, of ``(..., m, k)`` and ``(..., k, n)``.
+
+    Args:
+        a: The first factor.
+        b: The second.
+        fixed: Whether b is the same in all turns of a loop, so that many products share a copy.
+    """
     (m, k), n = a.shape[-2:], b.shape[-1]
     if a.numel() * n > SMALL:
         return NotImplemented
-    along_n = m * k * _registers(n) + _copying(b)
+    own = 0 if fixed else 1
+    along_n = m * k * _registers(n) + own * _copying(b)
     along_m = n * k * _registers(m) + _copying(a.mT)
-    along_k = m * n * (_registers(k) + FOLD) + _copying(a) + _copying(b.mT)
+    along_k = m * n * (_registers(k) + FOLD) + _copying(a) + own * _copying(b.mT)
     if along_n <= min(along_m, along_k):
         return (kept(a).unsqueeze(-1) * kept(b).unsqueeze(-3)).sum(-2)
     if along_m <= along_k:
@@ -55,9 +62,17 @@ def _copying(x: Tensor) -> int:
     return 0 if x.is_contiguous() else x.shape[-2] * x.shape[-1]
 
 
-def _added(product: Callable[[Tensor, Tensor], Any]) -> Callable[..., Any]:
-    def added(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-        found = product(a, b)
+def _added(product: Callable[..., Any]) -> Callable[..., Any]:
+    def added(
+        c: Tensor,
+        a: Tensor,
+        b: Tensor,
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+        fixed: bool = False,
+    ) -> Any:
+        found = product(a, b, fixed)
         if found is NotImplemented:
             return found
         found = found if alpha == 1 else alpha * found

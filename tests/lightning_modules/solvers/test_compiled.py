@@ -463,6 +463,36 @@ def test_a_turn_of_a_loop_asks_for_memory_only_for_what_it_leaves() -> None:
     assert repeated.count("aoti_torch_empty_strided(") == 3  # both, and whether to go on
 
 
+def test_in_a_loop_products_take_weights_as_if_they_lay_transposed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_lanes", lambda: 16)
+    torch.manual_seed(0)
+    layer = nn.Linear(2, 50)
+
+    def body(left: Tensor, y: Tensor, x: Tensor) -> list[Tensor]:
+        return [left - 1, layer(y)[:, :2], x @ y.t()]
+
+    examples = [torch.tensor(3.0), torch.randn(20, 2), torch.randn(20, 2)]
+
+    def sums(graph: torch.fx.GraphModule) -> list[Any]:
+        target = torch.ops.aten.sum.dim_IntList
+        return [node.args[1] for node in graph.graph.find_nodes(op="call_function", target=target)]
+
+    with torch.no_grad():
+        turn = inductor._Turn(body, examples, 2, layer)
+        found = turn.graph(*examples[:2], *turn.read(examples[2], *turn.constants))
+        torch.testing.assert_close(list(found), body(*examples))
+        once = inductor._Part(body, examples, layer)
+    # Along columns of the weight, whose copy is shared; else along rows, transposed afterwards.
+    assert sums(turn.graph)[0] == sums(once.graph)[0] == [-2]
+    copies = [
+        len(graph.graph.find_nodes(op="call_function", target=torch.ops.aten.clone.default))
+        for graph in (turn.graph, once.graph)
+    ]
+    assert copies[0] < copies[1]
+
+
 def test_a_loop_is_taken_from_the_disk_if_it_was_written_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
