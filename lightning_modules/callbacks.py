@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_modules.metrics_log import is_read
 from lightning_modules.solvers import SolveStats, StatsCollector
 from lightning_modules.whole_files import replacing
 
@@ -46,8 +47,9 @@ class _Totals:
 class RunCost(pl.Callback):
     """Measures seconds, peak memory and field evaluations, training and testing apart.
 
-    Logs ``train/nfe_forward`` and ``train/nfe_backward`` of every batch, ``train/seconds`` and
-    ``train/peak_memory`` (MiB) of every epoch; ``summary`` has means.
+    Logs ``train/nfe_forward`` and ``train/nfe_backward`` of batches, ``train/seconds`` and
+    ``train/peak_memory`` (MiB) of every epoch; ``last`` has the evaluations of the last batch that
+    was solved, forward and backward, ``summary`` means.
     Evaluations are those of this process: with several devices each rank solves its own batch.
     Seconds are wall-clock time between the first and the last training batch. Memory is the peak
     allocated on the GPU, or else the largest resident set of the process, libraries included.
@@ -56,6 +58,7 @@ class RunCost(pl.Callback):
     def __init__(self) -> None:
         self._train, self._test = _Totals(), _Totals()
         self._collector = StatsCollector()
+        self.last: tuple[int, int] | None = None
         self._seconds_before, self._started = 0.0, 0.0
         self._peak_memory = 0.0
         self._device = torch.device("cpu")
@@ -104,9 +107,11 @@ class RunCost(pl.Callback):
         if solves:
             forward = sum(solve.nfe_forward for solve in solves)
             backward = sum(solve.nfe_backward for solve in solves)
-            # As tensors on the host: Lightning would wait for a GPU to bring a number there.
-            pl_module.log("train/nfe_forward", torch.tensor(float(forward)))
-            pl_module.log("train/nfe_backward", torch.tensor(float(backward)))
+            self.last = forward, backward
+            if is_read(pl_module):
+                # As tensors on the host: Lightning would wait for a GPU to bring a number there.
+                pl_module.log("train/nfe_forward", torch.tensor(float(forward)))
+                pl_module.log("train/nfe_backward", torch.tensor(float(backward)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log seconds and peak memory so far, before the epoch's checkpoint is written."""
@@ -206,8 +211,8 @@ class DivergenceGuard(pl.Callback):
         last = batch_idx + 1 == trainer.num_training_batches
         if batch_idx % self.every_n_batches and not last:
             return
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and not torch.isfinite(loss).all():
+        loss = _loss(outputs)
+        if loss is not None and not torch.isfinite(loss).all():
             raise Diverged(
                 f"The loss is {float(loss)} after {trainer.global_step} updates. "
                 "Lower --model.optimizer.lr."
@@ -289,18 +294,13 @@ class Progress(pl.Callback):
         done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
         if not trainer.is_global_zero or (time.monotonic() - self._written < 1 and done < total):
             return
-        metrics = trainer.callback_metrics
         elapsed = time.monotonic() - self._started
         self._write(
             phase="train",
             done=done,
             total=total,
             seconds_left=elapsed / max(done - self._done_before, 1) * (total - done),
-            **{
-                name: float(metrics[f"train/{name}"])
-                for name in ("loss", "nfe_forward", "nfe_backward")
-                if f"train/{name}" in metrics
-            },
+            **_told(trainer, outputs),
         )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -357,6 +357,25 @@ class Predictions(pl.Callback):
         )
         with replacing(self.path) as file:
             file.write("\n".join(["image,label,prediction", *lines, ""]).encode())
+
+
+def _loss(outputs: Any, name: str = "loss") -> Tensor | None:
+    """Return the loss of a batch from what its training step returned, or what has that name."""
+    loss = outputs.get(name, outputs["loss"]) if isinstance(outputs, dict) else outputs
+    return loss if isinstance(loss, Tensor) else None
+
+
+def _told(trainer: pl.Trainer, outputs: Any) -> dict[str, float]:
+    """Return the loss and the evaluations of the last batch, as far as they are known.
+
+    Of models that are trained side by side the loss is their sum, what is told their mean.
+    """
+    loss = _loss(outputs, "mean")
+    told = {} if loss is None else {"loss": float(loss)}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunCost) and callback.last:
+            told |= dict(zip(("nfe_forward", "nfe_backward"), callback.last, strict=True))
+    return told
 
 
 def _peak_memory(device: torch.device) -> float:

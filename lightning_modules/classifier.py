@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import (
     ConvField,
     OdeBlock,
@@ -60,8 +61,9 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self.log("train/loss", loss)
-        self.log("train/error", 100 * _wrong(logits, labels).float().mean())
+        if is_read(self):
+            self.log("train/loss", loss)
+            self.log("train/error", 100 * _wrong(logits, labels).float().mean())
         return loss
 
     def on_test_epoch_start(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_modules.callbacks import Diverged
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import (
     BOX,
     ContinuousFlow,
@@ -198,19 +199,20 @@ class DensityModel(pl.LightningModule):
         """
         return self._solve(batch, weight)[0].mean(dim=1)
 
-    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
-        """Return the sum of the living members' losses; log their mean."""
+    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return the sum of the living members' losses and their mean; log the latter."""
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
         with self._keyed_noise(batch_idx):
             losses = self._values(batch[0], weight)[0].mean(dim=1)
         losses = torch.where(self.alive, losses, 0.0)
-        self.log("train/loss", losses.detach().sum() / self.alive.sum())
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.members > 1 and every and (self.global_step + 1) % every == 0:
-            self.log_dict({f"train/loss/{i}": v for i, v in enumerate(losses.detach())})
-        return losses.sum()
+        mean = losses.detach().sum() / self.alive.sum()
+        if is_read(self):
+            self.log("train/loss", mean)
+            if self.members > 1:
+                self.log_dict({f"train/loss/{i}": v for i, v in enumerate(losses.detach())})
+        return {"loss": losses.sum(), "mean": mean}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave out members whose gradient is not finite.

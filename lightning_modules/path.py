@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import FieldPath, SpringPath, TimePath, check_queries
 from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings
@@ -134,7 +135,8 @@ class PathModel(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it."""
         loss = self.loss(batch)
-        self.log("train/loss", loss.detach(), batch_size=len(batch[2]))
+        if is_read(self):
+            self.log("train/loss", loss.detach(), batch_size=len(batch[2]))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import Events, PointProcess, check_queries
 from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
 from lightning_modules.solvers import SolverSettings
@@ -112,7 +113,8 @@ class PointProcessModel(pl.LightningModule):
         """Return the mean loss of a sequence; log it."""
         events = self._events(batch)
         loss = -self._log_likelihood(events).mean()
-        self.log("train/loss", loss.detach(), batch_size=len(events.lengths))
+        if is_read(self):
+            self.log("train/loss", loss.detach(), batch_size=len(events.lengths))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import (
     Fill,
     GridRNN,
@@ -223,7 +224,8 @@ class TrajectoryModel(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss; log it."""
         loss = self.losses(batch, self._noise(len(batch[2]))).mean()
-        self.log("train/loss", loss.detach(), batch_size=len(batch[2]))
+        if is_read(self):
+            self.log("train/loss", loss.detach(), batch_size=len(batch[2]))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.callbacks import require_finite_gradient
 from lightning_modules.hyperparameters import plain, settings
+from lightning_modules.metrics_log import is_read
 from lightning_modules.nets import TanhField
 from lightning_modules.nets.tanh_field import Initial
 from lightning_modules.optimization import OptimizerSettings, ScheduleSettings, configured
@@ -122,7 +123,8 @@ class VectorFieldModel(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it."""
         loss = self.loss(batch)
-        self.log("train/loss", loss.detach(), batch_size=len(batch[1]))
+        if is_read(self):
+            self.log("train/loss", loss.detach(), batch_size=len(batch[1]))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

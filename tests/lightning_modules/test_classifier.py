@@ -8,8 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules import ImageClassifier
+from lightning_modules import ImageClassifier, callbacks, classifier
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
+from lightning_modules.metrics_log import MetricsLog
 from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
 from lightning_modules.solvers import SolverSettings
 
@@ -149,6 +150,35 @@ def test_progress_tells_updates_evaluations_and_time_left(tmp_path: Path) -> Non
     assert state["nfe_forward"] == 1
     assert state["nfe_backward"] == 1
     assert state["seconds_left"] == 0
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_log_is_the_same_whether_all_batches_are_logged_or_those_that_are_read(
+    tmp_path: Path, accumulated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for folder in (tmp_path / "read", tmp_path / "all"):
+        folder.mkdir()
+        torch.manual_seed(0)
+        model = ImageClassifier(**TINY, solver=SolverSettings(method="euler"))
+        trainer = _trainer(
+            folder,
+            RunCost(),
+            logger=MetricsLog(folder),
+            max_epochs=2,
+            log_every_n_steps=3,
+            accumulate_grad_batches=accumulated,
+        )
+        trainer.fit(model, Batches(8))
+        lines = (folder / "metrics.csv").read_text().splitlines()
+        untimed = [line.split(",") for line in lines]
+        timed = {untimed[0].index(f"train/{name}") for name in ("seconds", "peak_memory")}
+        found.append([[x for i, x in enumerate(line) if i not in timed] for line in untimed])
+        found.append(trainer.callback_metrics["train/error"])
+        for module in (callbacks, classifier):
+            monkeypatch.setattr(module, "is_read", lambda _: True)
+    assert found[:2] == found[2:]
+    assert sum("" not in line[:-1] for line in found[0][1:]) == 16 // accumulated // 3
 
 
 def test_a_resumed_training_counts_its_cost_from_the_beginning(tmp_path: Path) -> None:
