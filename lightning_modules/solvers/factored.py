@@ -214,5 +214,7 @@ class _Pullbacks:
             parts = self._field.coefficients(times)
         stacked = [torch.stack(shares) for shares in zip(*self._cotangents, strict=True)]
         pairs = [(c, g) for c, g in zip(parts, stacked, strict=True) if c.requires_grad]
+        if not pairs:  # whatever wants a gradient, it is not in them
+            return [None] * len(parameters)
         outputs, cotangents = zip(*pairs, strict=True)
         return torch.autograd.grad(outputs, parameters, cotangents, allow_unused=True)

@@ -52,8 +52,7 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
         own = part.__dict__
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
-        kind: Any = type(part)  # mypy knows no hash of classes
-        marks.append(kind)
+        marks.append(_reference(type(part)))  # parametrized classes hold their module
         for name, inner in own["_modules"].items():
             marks += (name, None if inner is None else places[inner])
         if any(own.get(hooks) for hooks in HOOKS):

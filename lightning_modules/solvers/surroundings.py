@@ -179,6 +179,12 @@ def changed(what: str) -> RuntimeError:
     )
 
 
+def caches_weights(field: object) -> bool:
+    """Return whether weights of a field are computed once for the block that now runs."""
+    cached = getattr(parametrize, "_cache_enabled", 0)
+    return bool(cached) and any(map(parametrize.is_parametrized, modules_of(field)))
+
+
 @contextmanager
 def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Let a field be evaluated again, for gradients.
@@ -188,8 +194,7 @@ def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
             graph.
     """
     solved.check()
-    cached = getattr(parametrize, "_cache_enabled", 0)
-    if cached and any(map(parametrize.is_parametrized, modules_of(solved.field))):
+    if caches_weights(solved.field):
         raise RuntimeError(
             "Backward evaluates the field again within parametrize.cached(), whose weights have "
             "no graph by then. End that block before backward, or use gradient='direct'."

@@ -35,7 +35,8 @@ _LISTED_BY = ("parameters", "named_parameters", "_named_members", "named_modules
 def parameters_of(field: object) -> Iterable[nn.Parameter]:
     """Return the parameters of a field in the order of ``nn.Module.parameters``.
 
-    Nothing for what is no module. A class that lists its parameters in its own way is asked.
+    Nothing for what is no module. A field whose class lists its parameters in its own way is
+    asked; the modules within are not.
     """
     if not isinstance(field, nn.Module):
         return ()

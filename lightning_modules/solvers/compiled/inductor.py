@@ -23,7 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import CodeGen
 
 from lightning_modules.solvers.compiled import keeping, steady
-from lightning_modules.solvers.compiled.hoisting import hoist
+from lightning_modules.solvers.compiled.hoisting import hoist, writes
 from lightning_modules.solvers.compiled.keeping import teach
 from lightning_modules.solvers.compiled.products import LOOPS
 from lightning_modules.solvers.compiled.steady import STEADY, steady_memory
@@ -87,14 +87,14 @@ def compiled_loop(
     examples = [example.clone() for example in (*changing, *given)]  # none may share memory
     turns = [_Turn(f, examples, len(changing), module) for f in (first, body) if f]
     turn, constants = turns[-1], [tensor for turn in turns for tensor in turn.constants]
-    of_turn = len(constants) - len(turn.constants)
+    of_first = len(constants) - len(turn.constants)
 
     def whole(*arguments: Tensor) -> Sequence[Tensor]:
         state, fixed = arguments[: len(changing)], arguments[len(changing) : len(examples)]
         held = arguments[len(examples) :]
         if first:
-            state = turns[0].graph(*state, *turns[0].read(*fixed, *held[:of_turn]))
-        both: Any = (tuple(state), turn.read(*fixed, *held[of_turn:]))
+            state = turns[0].graph(*state, *turns[0].read(*fixed, *held[:of_first]))
+        both: Any = (tuple(state), turn.read(*fixed, *held[of_first:]))
         found: Sequence[Tensor] = while_loop_op(going, turn.graph, *both)
         return found
 
@@ -167,8 +167,9 @@ class _Turn:
 class _Replacing(Interpreter):
     """A graph with its operators replaced, which knows the products by what does not change.
 
-    How a product is best made depends on how its factors lie. One that does not change is the same
-    for all stages of a turn: they share a copy of it, which counts for nothing.
+    How a product is best made depends on how its factors lie. A second one that does not change, a
+    weight as a rule, is the same for all stages of a turn: they share a copy of it, which counts
+    for nothing. They do not in a graph that writes in place.
 
     Args:
         graph: The graph.
@@ -178,8 +179,9 @@ class _Replacing(Interpreter):
     def __init__(self, graph: GraphModule, changing: int) -> None:
         super().__init__(graph)
         self._changing = set(graph.graph.find_nodes(op="placeholder")[:changing])
+        in_place = any(map(writes, graph.graph.nodes))
         for node in graph.graph.nodes:
-            if not self._changing.isdisjoint(node.all_input_nodes):
+            if in_place or not self._changing.isdisjoint(node.all_input_nodes):
                 self._changing.add(node)
 
     def run_node(self, n: Node) -> Any:

@@ -32,7 +32,7 @@ def _product(a: Tensor, b: Tensor, fixed: bool = False) -> Any:
         fixed: Whether b is the same in all turns of a loop, so that many products share a copy.
     """
     (m, k), n = a.shape[-2:], b.shape[-1]
-    if a.numel() * n > SMALL:
+    if a.numel() * n > SMALL or not a.is_floating_point():
         return NotImplemented
     own = 0 if fixed else 1
     along_n = m * k * _registers(n) + own * _copying(b)
@@ -78,7 +78,7 @@ def _added(product: Callable[..., Any]) -> Callable[..., Any]:
         found = found if alpha == 1 else alpha * found
         if beta == 0:  # c is not read then, whatever it holds
             return found.expand(torch.broadcast_shapes(found.shape, c.shape))
-        return (c if beta == 1 else beta * c) + found
+        return ((c if beta == 1 else beta * c) + found).contiguous()
 
     return added
 

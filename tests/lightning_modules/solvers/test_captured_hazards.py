@@ -7,6 +7,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from host_recorder import HostRecorder, recorders
 from problems import Net
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -394,6 +396,46 @@ def test_few_recordings_are_kept_and_none_longer_than_their_field(
     gc.collect()
     assert gone() is None
     assert not any(reference() for reference in kept)
+
+
+class Parametrized(nn.Module):
+    """A linear field with a positive weight, whose class is made for it and refers to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[0.1, -0.3], [0.2, 0.4]]).double())
+        parametrize.register_parametrization(self, "weight", nn.Softplus())
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y @ self.weight
+
+
+def test_a_field_whose_own_weight_is_parametrized_is_freed(recorders: list[HostRecorder]) -> None:
+    field = Parametrized()
+    for _ in range(2):
+        solved(field)
+    assert recorders
+    gone = weakref.ref(field)
+    del field
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("backend", ["captured", "compiled"])
+def test_nothing_is_recorded_of_weights_that_are_cached(
+    backend: str, recorders: list[HostRecorder]
+) -> None:
+    field = Parametrized()
+    original = field.parametrizations.weight.original
+    for _ in range(3):
+        found = []
+        for settings in (replace(CAPTURED, backend=backend), NATIVE):
+            with parametrize.cached():
+                ys = odeint(field, torch.ones(3, 2).double(), UNIT, settings).ys
+            found.append([ys.detach(), *torch.autograd.grad(ys.sum(), original)])
+        torch.testing.assert_close(*found)
+        with torch.no_grad():
+            original.mul_(1.5)
 
 
 def test_a_recorded_field_is_copied_and_saved_as_any_other(recorders: list[HostRecorder]) -> None:

@@ -471,7 +471,10 @@ def test_in_a_loop_products_take_weights_as_if_they_lay_transposed(
     layer = nn.Linear(2, 50)
 
     def body(left: Tensor, y: Tensor, x: Tensor) -> list[Tensor]:
-        return [left - 1, layer(y)[:, :2], x @ y.t()]
+        return [left - 1, layer(y)[:, :2], x @ y.t(), y @ y.new_ones(50, 2).mul(y[0]).t()]
+
+    def writing(left: Tensor, y: Tensor, x: Tensor) -> list[Tensor]:
+        return [left.sub(1).add_(0), *body(left, y, x)[1:]]
 
     examples = [torch.tensor(3.0), torch.randn(20, 2), torch.randn(20, 2)]
 
@@ -484,13 +487,29 @@ def test_in_a_loop_products_take_weights_as_if_they_lay_transposed(
         found = turn.graph(*examples[:2], *turn.read(examples[2], *turn.constants))
         torch.testing.assert_close(list(found), body(*examples))
         once = inductor._Part(body, examples, layer)
-    # Along columns of the weight, whose copy is shared; else along rows, transposed afterwards.
-    assert sums(turn.graph)[0] == sums(once.graph)[0] == [-2]
-    copies = [
-        len(graph.graph.find_nodes(op="call_function", target=torch.ops.aten.clone.default))
-        for graph in (turn.graph, once.graph)
-    ]
-    assert copies[0] < copies[1]
+        alone = inductor._Turn(writing, examples, 2, layer)
+
+    # Along columns of the weight, whose copy is shared; else along rows, transposed afterwards,
+    # as where the second factor changes, and where nothing is shared.
+    def transposed(graph: torch.fx.GraphModule) -> int:
+        return len(graph.graph.find_nodes(op="call_function", target=torch.ops.aten.clone.default))
+
+    assert sums(turn.graph) == sums(once.graph)
+    assert transposed(turn.graph) == transposed(once.graph) - 1 > 0
+    assert transposed(alone.graph) == transposed(once.graph)
+
+
+def test_a_sum_with_a_product_lies_as_the_librarys_wherever_the_summand_lies() -> None:
+    layer = nn.Linear(3, 3)
+
+    def body(left: Tensor, y: Tensor) -> list[Tensor]:
+        return [left - 1, torch.addmm(y.t(), layer.weight, y).view(-1)]
+
+    examples = [torch.tensor(3.0), torch.randn(3, 3)]
+    with torch.no_grad():
+        turn = inductor._Turn(body, examples, 2, layer)
+        found = turn.graph(*examples, *turn.read(*turn.constants))
+        torch.testing.assert_close(list(found), body(*examples))
 
 
 def test_a_loop_is_taken_from_the_disk_if_it_was_written_alike(

@@ -395,3 +395,14 @@ def test_a_hook_of_a_parameter_sees_the_whole_gradient_once() -> None:
     _loss(field).backward()
     assert len(seen) == 1
     torch.testing.assert_close(seen[0], wanted)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
+def test_frozen_parts_beside_a_parameter_that_is_unused_have_no_gradient(gradient: str) -> None:
+    field = TanhField(dim=2, hidden=5).requires_grad_(False)
+    field.unused = torch.nn.Parameter(torch.ones(2))
+    y0 = torch.ones(3, 2, requires_grad=True)
+    settings = SolverSettings(backend="native", gradient=gradient)  # type: ignore[arg-type]
+    odeint(field, y0, torch.tensor([0.0, 1.0]), settings).ys.sum().backward()
+    assert y0.grad is not None
+    assert field.unused.grad is None or not field.unused.grad.any()
