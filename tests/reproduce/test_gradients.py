@@ -45,17 +45,15 @@ def ctx(small_odenet: Path, mnist_root: str) -> Context:
                    runs=small_odenet / "runs", data_root=mnist_root)  # fmt: skip
 
 
-def test_the_trained_network_is_measured_on_real_images(ctx: Context) -> None:
+def test_the_trained_network_is_measured_on_real_images_beside_a_converged_reference(
+    ctx: Context,
+) -> None:
     rows = gradients._net_rows(ctx, trained.odenet(ctx, None), [1e-2, 1e-4, 1e-6])
     for method in gradients.METHODS:
         assert rows[f"odenet_{method}"]["z0_1e-4"] < 0.2
     assert rows["odenet_direct"]["theta_1e-4"] == pytest.approx(
         rows["odenet_checkpoint"]["theta_1e-4"]
     )
-
-
-def test_the_reference_of_the_network_is_converged_and_says_how_far(ctx: Context) -> None:
-    rows = gradients._net_rows(ctx, trained.odenet(ctx, None), [1e-2, 1e-6])
     for quantity in ("z0", "theta"):
         doubt = rows["odenet_reference"][quantity]
         # The order of a solver is that of its smooth parts: kinks leave the square root of it.

@@ -241,10 +241,14 @@ def test_malformed_weights_are_named(content: bytes, tmp_path: Path) -> None:
         {"hyper_parameters": {"wings": 2}},
         {"hyper_parameters": {"body": "os.system"}},
         {"hyper_parameters": {"body": "ode", "solver": {"backend": "os:system"}}},
+        {"hyper_parameters": {"body": "ode", "solver": "x"}},
         {"hyper_parameters": {"body": "mlp"}},
     ],
-    ids=["none", "number", "unknown", "other body", "code for a backend", "other network"],
-)
+    ids=[
+        "none", "number", "unknown", "other body", "code for a backend", "text for settings",
+        "other network",
+    ],
+)  # fmt: skip
 def test_weights_of_another_network_are_named_and_import_nothing(
     facts: dict[str, Any], tmp_path: Path
 ) -> None:
