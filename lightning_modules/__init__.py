@@ -2,7 +2,7 @@
 
 from lightning_modules.classifier import Classifier, FieldClassifier, ImageClassifier
 from lightning_modules.density import DensityModel
-from lightning_modules.driver import search_once
+from lightning_modules.driver import end_search
 from lightning_modules.path import PathModel
 from lightning_modules.point_process import PointProcessModel
 from lightning_modules.trajectories import TrajectoryModel
@@ -19,4 +19,4 @@ __all__ = [
     "VectorFieldModel",
 ]
 
-search_once()  # after Lightning has been imported, and before anything is trained
+end_search()  # after Lightning has been imported, and before anything is trained

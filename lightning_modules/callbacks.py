@@ -84,7 +84,7 @@ class RunCost(pl.Callback):
         """Start the clock."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        self._device = pl_module.device
+        self._device, self.last = pl_module.device, None
         self._started = time.perf_counter()
 
     def on_train_batch_start(
@@ -359,9 +359,9 @@ class Predictions(pl.Callback):
             file.write("\n".join(["image,label,prediction", *lines, ""]).encode())
 
 
-def _loss(outputs: Any, name: str = "loss") -> Tensor | None:
-    """Return the loss of a batch from what its training step returned, or what has that name."""
-    loss = outputs.get(name, outputs["loss"]) if isinstance(outputs, dict) else outputs
+def _loss(outputs: Any) -> Tensor | None:
+    """Return the loss of what a training step returned, itself or a dict."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     return loss if isinstance(loss, Tensor) else None
 
 
@@ -370,8 +370,12 @@ def _told(trainer: pl.Trainer, outputs: Any) -> dict[str, float]:
 
     Of models that are trained side by side the loss is their sum, what is told their mean.
     """
-    loss = _loss(outputs, "mean")
-    told = {} if loss is None else {"loss": float(loss)}
+    told = {}
+    loss = _loss(outputs)
+    if isinstance(outputs, dict) and "mean_loss" in outputs:
+        told["loss"] = float(outputs["mean_loss"])
+    elif loss is not None:  # which Lightning has divided
+        told["loss"] = float(loss) * trainer.accumulate_grad_batches
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunCost) and callback.last:
             told |= dict(zip(("nfe_forward", "nfe_backward"), callback.last, strict=True))

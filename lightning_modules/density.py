@@ -200,7 +200,7 @@ class DensityModel(pl.LightningModule):
         return self._solve(batch, weight)[0].mean(dim=1)
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return the sum of the living members' losses and their mean; log the latter."""
+        """Return the sum of the living members' losses and their mean; log the mean and each."""
         weight = 1.0
         if self.anneal:
             weight = min(1.0, ANNEAL_FROM + self.global_step / self.anneal)
@@ -212,7 +212,7 @@ class DensityModel(pl.LightningModule):
             self.log("train/loss", mean)
             if self.members > 1:
                 self.log_dict({f"train/loss/{i}": v for i, v in enumerate(losses.detach())})
-        return {"loss": losses.sum(), "mean": mean}
+        return {"loss": losses.sum(), "mean_loss": mean}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave out members whose gradient is not finite.

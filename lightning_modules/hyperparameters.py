@@ -20,5 +20,13 @@ def plain(**values: Any) -> dict[str, Any]:
 
 
 def settings(kind: type[Settings], given: Settings | dict[str, Any]) -> Settings:
-    """Return ``given`` as an instance of ``kind``: checkpoints hand back dictionaries."""
-    return kind(**given) if isinstance(given, dict) else given
+    """Return ``given`` as an instance of ``kind``: checkpoints hand back dictionaries.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(given, dict):
+        return kind(**given)
+    if not isinstance(given, kind):
+        raise ValueError(f"{given!r} was given for {kind.__name__}; pass one, or a dictionary.")
+    return given

@@ -8,20 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.whole_files import naming, reach_disk, replacing
 
+OURS = ("lightning_modules", "pytorch_lightning", "reproduce")
+
 
 def is_read(module: pl.LightningModule) -> bool:
-    """Return whether anybody reads what a batch of a module's training logs.
+    """Return whether anybody may read what a batch of a module's training logs.
 
-    A log is written every ``log_every_n_steps`` updates, and callbacks that monitor a metric look
-    at the end of an epoch. Lightning takes 0.2 to 0.5 ms for a value, read or not.
+    A log is written every ``log_every_n_steps`` updates. Lightning takes 0.2 to 0.5 ms for a
+    value, read or not, so that others are left out, but for the last batch of an epoch and of the
+    training. Where a callback or a schedule monitors a metric, ends the training by the clock, or
+    is somebody's own, none is.
     """
     trainer = module._trainer
-    return trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch
+    if trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch:
+        return True
+    if 0 <= trainer.max_steps <= trainer.global_step + 1:
+        return True
+    monitored = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+    return monitored or any(map(_may_read, trainer.callbacks))  # type: ignore[attr-defined]
+
+
+def _may_read(callback: pl.Callback) -> bool:
+    package = type(callback).__module__.partition(".")[0]
+    if package not in OURS or isinstance(callback, Timer):
+        return True
+    return getattr(callback, "monitor", None) is not None
 
 
 class LogCutShort(RuntimeError):

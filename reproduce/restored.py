@@ -84,7 +84,9 @@ def _built(kind: Callable[..., M], state: dict[str, Tensor], facts: dict[str, An
     import torch
 
     model = kind(**facts["hyper_parameters"])
-    dtype = getattr(torch, facts.get("dtype", "float32"))
+    dtype = getattr(torch, facts.get("dtype", "float32"), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"its dtype is {facts['dtype']!r}, which is none of torch")
     if dtype.is_floating_point:  # older files have that of their first tensor, be it a mask
         model.to(dtype)
     model.get_submodule("net").load_state_dict(state)

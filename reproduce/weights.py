@@ -116,7 +116,7 @@ def fitting(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else _one_line(error)
         raise ValueError(
             f"{path} does not fit the network that it names ({reason}). Remove it and run again."

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
@@ -24,9 +25,7 @@ class Unrecordable(Exception):
     """Something that cannot be recorded once and replayed; the message says why."""
 
 
-PLAIN = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
-)
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
 # Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads;
 # in the last Lightning notes which of its hooks runs, another one in backward.
 OWN = frozenset(nn.Module().__dict__) - {"training"} | {"_current_fx_name"}
@@ -48,10 +47,13 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
     tensors = [] if tensors is None else tensors
     modules = modules_of(module)
     places = {part: place for place, part in enumerate(modules)}
+    cached = getattr(parametrize, "_cache_enabled", 0)
     for part in modules:
         own = part.__dict__
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
+        if cached and parametrize.is_parametrized(part):
+            raise Unrecordable("its weights are computed once, for a block that ends")
         marks.append(_reference(type(part)))  # parametrized classes hold their module
         for name, inner in own["_modules"].items():
             marks += (name, None if inner is None else places[inner])

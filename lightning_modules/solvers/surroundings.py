@@ -179,12 +179,6 @@ def changed(what: str) -> RuntimeError:
     )
 
 
-def caches_weights(field: object) -> bool:
-    """Return whether weights of a field are computed once for the block that now runs."""
-    cached = getattr(parametrize, "_cache_enabled", 0)
-    return bool(cached) and any(map(parametrize.is_parametrized, modules_of(field)))
-
-
 @contextmanager
 def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Let a field be evaluated again, for gradients.
@@ -194,7 +188,8 @@ def again(solved: Solved, parameters: Sequence[Tensor]) -> Iterator[None]:
             graph.
     """
     solved.check()
-    if caches_weights(solved.field):
+    cached = getattr(parametrize, "_cache_enabled", 0)
+    if cached and any(map(parametrize.is_parametrized, modules_of(solved.field))):
         raise RuntimeError(
             "Backward evaluates the field again within parametrize.cached(), whose weights have "
             "no graph by then. End that block before backward, or use gradient='direct'."

@@ -1,12 +1,14 @@
 """The classifier under a real Trainer: what is logged, what is tested, what a checkpoint holds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import ImageClassifier, callbacks, classifier
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Progress, RunCost
@@ -178,7 +180,50 @@ def test_a_log_is_the_same_whether_all_batches_are_logged_or_those_that_are_read
         for module in (callbacks, classifier):
             monkeypatch.setattr(module, "is_read", lambda _: True)
     assert found[:2] == found[2:]
-    assert sum("" not in line[:-1] for line in found[0][1:]) == 16 // accumulated // 3
+    assert sum("" not in line for line in found[0][1:]) == 16 // accumulated // 3
+
+
+class Reader(pl.Callback):
+    """Somebody's own: it compares what is logged of each batch with the batch's own loss."""
+
+    def __init__(self) -> None:
+        self.same: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        loss = outputs["loss"]
+        self.same.append(bool(trainer.callback_metrics["train/loss"] == loss))
+
+
+def test_a_callback_of_ones_own_finds_the_loss_of_every_batch(tmp_path: Path) -> None:
+    reader, model = Reader(), ImageClassifier(body="mlp", hidden=5)
+    _trainer(tmp_path, reader, log_every_n_steps=50).fit(model, Batches(5))
+    assert reader.same == [True] * 5
+
+
+def test_who_monitors_a_loss_finds_it_within_the_first_epoch(tmp_path: Path) -> None:
+    class Validated(ImageClassifier):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    early = EarlyStopping("train/loss", patience=9)
+    trainer = _trainer(tmp_path, early, log_every_n_steps=50, val_check_interval=2)
+    trainer.fit(Validated(body="mlp", hidden=5), Batches(5), Batches(1))
+    assert early.best_score < math.inf
+
+
+def test_the_last_batch_of_a_training_that_ends_within_an_epoch_is_logged(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, max_steps=2, max_epochs=-1, log_every_n_steps=50)
+    trainer.fit(ImageClassifier(body="mlp", hidden=5), Batches(5))
+    assert "train/loss" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("outputs", [{}, {"loss": torch.tensor(2.0)}, torch.tensor(2.0)])
+def test_progress_tells_the_undivided_loss_where_there_is_one(
+    outputs: Any, tmp_path: Path
+) -> None:
+    trainer = _trainer(tmp_path, accumulate_grad_batches=4)
+    told = callbacks._told(trainer, outputs)
+    assert told == ({} if isinstance(outputs, dict) and not outputs else {"loss": 8.0})
 
 
 def test_a_resumed_training_counts_its_cost_from_the_beginning(tmp_path: Path) -> None:

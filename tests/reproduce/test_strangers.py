@@ -243,10 +243,11 @@ def test_malformed_weights_are_named(content: bytes, tmp_path: Path) -> None:
         {"hyper_parameters": {"body": "ode", "solver": {"backend": "os:system"}}},
         {"hyper_parameters": {"body": "ode", "solver": "x"}},
         {"hyper_parameters": {"body": "mlp"}},
+        {"hyper_parameters": {"body": "mlp"}, "dtype": "nn"},
     ],
     ids=[
         "none", "number", "unknown", "other body", "code for a backend", "text for settings",
-        "other network",
+        "other network", "no dtype",
     ],
 )  # fmt: skip
 def test_weights_of_another_network_are_named_and_import_nothing(

@@ -78,6 +78,7 @@ def _added(product: Callable[..., Any]) -> Callable[..., Any]:
         found = found if alpha == 1 else alpha * found
         if beta == 0:  # c is not read then, whatever it holds
             return found.expand(torch.broadcast_shapes(found.shape, c.shape))
+        # As the library's result lies: what was traced of that may be views.
         return ((c if beta == 1 else beta * c) + found).contiguous()
 
     return added
@@ -89,4 +90,5 @@ LOOPS: dict[Any, Callable[..., Any]] = {
     _aten.addmm.default: _added(_product),
     _aten.baddbmm.default: _added(_product),
 }
-"""Replacements by operator; ``NotImplemented`` leaves a large product as it is."""
+"""Replacements by operator; ``NotImplemented`` leaves a product as it is, if it is large or not of
+real numbers: sums of small integers would be of larger ones."""

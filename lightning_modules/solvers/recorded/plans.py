@@ -19,7 +19,7 @@ from lightning_modules.solvers.identity import Unrecordable, fingerprint, norm_k
 from lightning_modules.solvers.recorded.engine import Engine, Plan, Task
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.replay import autocast_now
-from lightning_modules.solvers.surroundings import Solved, caches_weights, changed
+from lightning_modules.solvers.surroundings import Solved, changed
 from lightning_modules.solvers.watching import watchers
 
 MOST_PLANS = 16
@@ -138,7 +138,7 @@ def find(
     on_tensors, module = counted.field, counted.field.source
     if not isinstance(module, nn.Module) or isinstance(module, weakref.ProxyTypes):
         return None  # nothing can be kept for a proxy
-    if not _may_replay(engine, y0, settings) or caches_weights(module):
+    if not _may_replay(engine, y0, settings):
         return None
     known = _FIELDS.get(module) or _FIELDS.setdefault(module, _OfField())
     outputs = _room(len(times) - 1)
