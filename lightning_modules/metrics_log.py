@@ -20,10 +20,10 @@ OURS = ("lightning_modules", "pytorch_lightning", "reproduce")
 def is_read(module: pl.LightningModule) -> bool:
     """Return whether anybody may read what a batch of a module's training logs.
 
-    A log is written every ``log_every_n_steps`` updates. Lightning takes 0.2 to 0.5 ms for a
-    value, read or not, so that others are left out, but for the last batch of an epoch and of the
-    training. Where a callback or a schedule monitors a metric, ends the training by the clock, or
-    is somebody's own, none is.
+    A log is written every ``log_every_n_steps`` updates. Lightning takes 0.2 to 0.5 ms (a core
+    of an EPYC) for a value, read or not, so that others are left out, but for the last batch of an
+    epoch and of the training. Where a callback or a schedule monitors a metric, ends the training
+    by the clock, or is somebody's own, none is.
     """
     trainer = module._trainer
     if trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch:

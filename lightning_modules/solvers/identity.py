@@ -53,7 +53,7 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
         if cached and parametrize.is_parametrized(part):
-            raise Unrecordable("its weights are computed once, for a block that ends")
+            raise Unrecordable("parametrize.cached() holds its weights; solve outside of that")
         marks.append(_reference(type(part)))  # parametrized classes hold their module
         for name, inner in own["_modules"].items():
             marks += (name, None if inner is None else places[inner])

@@ -217,13 +217,23 @@ def test_the_last_batch_of_a_training_that_ends_within_an_epoch_is_logged(tmp_pa
     assert "train/loss" in trainer.callback_metrics
 
 
-@pytest.mark.parametrize("outputs", [{}, {"loss": torch.tensor(2.0)}, torch.tensor(2.0)])
-def test_progress_tells_the_undivided_loss_where_there_is_one(
-    outputs: Any, tmp_path: Path
+TWO, NINE = torch.tensor(2.0), torch.tensor(9.0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        ({}, {}),
+        (TWO, {"loss": 8.0}),
+        ({"loss": TWO}, {"loss": 8.0}),
+        ({"loss": NINE, "mean_loss": TWO}, {"loss": 2.0}),
+    ],
+)
+def test_progress_tells_the_undivided_loss_or_the_mean_where_there_is_one(
+    outputs: Any, told: dict[str, float], tmp_path: Path
 ) -> None:
     trainer = _trainer(tmp_path, accumulate_grad_batches=4)
-    told = callbacks._told(trainer, outputs)
-    assert told == ({} if isinstance(outputs, dict) and not outputs else {"loss": 8.0})
+    assert callbacks._told(trainer, outputs) == told
 
 
 def test_a_resumed_training_counts_its_cost_from_the_beginning(tmp_path: Path) -> None:

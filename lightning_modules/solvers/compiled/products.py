@@ -90,5 +90,7 @@ LOOPS: dict[Any, Callable[..., Any]] = {
     _aten.addmm.default: _added(_product),
     _aten.baddbmm.default: _added(_product),
 }
-"""Replacements by operator; ``NotImplemented`` leaves a product as it is, if it is large or not of
-real numbers: sums of small integers would be of larger ones."""
+"""Replacements by operator; ``NotImplemented`` leaves a product as it is.
+
+So it does with large ones, and with those of integers, whose sums are of a wider type.
+"""

@@ -405,6 +405,7 @@ class Parametrized(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([[0.1, -0.3], [0.2, 0.4]]).double())
         parametrize.register_parametrization(self, "weight", nn.Softplus())
+        self.kind = type(self)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return y @ self.weight
@@ -436,6 +437,10 @@ def test_nothing_is_recorded_of_weights_that_are_cached(
         torch.testing.assert_close(*found)
         with torch.no_grad():
             original.mul_(1.5)
+    holder = Field()
+    holder.parts = [field]
+    with parametrize.cached(), pytest.raises(Unrecordable, match="solve outside"):
+        fingerprint(holder)
 
 
 def test_a_recorded_field_is_copied_and_saved_as_any_other(recorders: list[HostRecorder]) -> None:
