@@ -100,6 +100,8 @@ class Claim:
         parts: The rule: every part must hold.
         note: What to know before reading the verdict.
         shown: Experiments that show what it says and measure nothing that judges it.
+        later: What of the rule was added or changed when rows were known; empty if nothing was.
+        before: The verdict on today's rows by what it said before; empty where it is the same.
     """
 
     id: str
@@ -110,6 +112,8 @@ class Claim:
     parts: tuple[Part, ...]
     note: str
     shown: tuple[str, ...] = ()
+    later: str = ""
+    before: str = ""
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -137,7 +141,7 @@ def parse(text: str) -> tuple[Claim, ...]:
 
 def _claim(identity: str, entry: dict[str, Any]) -> Claim:
     name = f"{paper.CLAIMS}.{identity}"
-    paper.check_keys(name, entry, _REQUIRED, ("note", "shown"))
+    paper.check_keys(name, entry, _REQUIRED, ("note", "shown", *paper.HISTORY))
     for profile in entry["profiles"]:
         paper.one_of(name, "profiles", profile, get_args(paper.Profile))
     return Claim(
@@ -149,6 +153,7 @@ def _claim(identity: str, entry: dict[str, Any]) -> Claim:
         parts=tuple(_part(name, part) for part in entry["parts"]),
         note=paper.words(name, "note", entry.get("note", "")),
         shown=tuple(paper.words(name, "shown", one) for one in entry.get("shown", [])),
+        **paper.history(name, entry),
     )
 
 

@@ -60,7 +60,7 @@ def comparison(
     lines = []
     for row, metric in _row_metrics(published, [*ours, *evidence]):
         paper = published.get((row, metric))
-        note = paper.note if paper is not None else ""
+        note = "" if paper is None else " ".join(filter(None, (paper.note, paper.later)))
         best = _best(_summaries(evidence, row, metric))
         mine: list[Summary | None] = [*_summaries(ours, row, metric)] or [None]
         lines += [

@@ -60,6 +60,8 @@ class Line:
         others: What others measured.
         detail: What the verdict rests on.
         experiments: Experiments whose rows it is about.
+        later: What of the rule was added or changed when rows were known.
+        before: The verdict by what the rule said before, where it is another.
         shown: Experiments whose figures show it besides.
     """
 
@@ -84,6 +86,8 @@ class Line:
     others: str
     detail: str
     experiments: tuple[str, ...]
+    later: str = ""
+    before: str = ""
     shown: tuple[str, ...] = ()
 
     def concerns(self, chosen: Iterable[str]) -> bool:
@@ -225,6 +229,8 @@ def _number_line(verdict: NumberVerdict, evidence: Evidence) -> Line:
         others=BETWEEN.join(f"{o.value:g} ({o.source}: {o.setting})" for o in number.others),
         detail=verdict.detail,
         experiments=(number.experiment,),
+        later=number.later,
+        before=number.before,
     )
 
 
@@ -268,6 +274,8 @@ def _claim_lines(verdict: ClaimVerdict, evidence: Evidence) -> list[Line]:
         others="",
         detail=verdict.detail,
         experiments=experiments,
+        later=claim.later,
+        before=claim.before,
         shown=claim.shown,
     )
     return [

@@ -16,8 +16,9 @@ Profile = Literal["paper", "short", "quick"]
 
 REQUIRED_OF_ALL = ("value", "where")
 REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance", "reason", "test", "profiles")
-OPTIONAL = ("rows", "note", "others")
-OPTIONAL_OF_TEXT = (*OPTIONAL, "reason")
+HISTORY = ("later", "before")  # of a rule that was written when rows were known
+OPTIONAL = ("rows", "note", "others", *HISTORY)
+OPTIONAL_OF_TEXT = ("rows", "note", "others", "reason")
 CLAIMS = "claims"  # the table of claims, which `reproduce.claims` reads
 
 
@@ -57,6 +58,8 @@ class PaperNumber:
         rows: Rows of ours that are compared with it.
         note: What to know before comparing; empty where nothing is.
         others: What others measured.
+        later: What of the rule was added or changed when rows were known; empty if nothing was.
+        before: The verdict on today's rows by what it said before; empty where it is the same.
     """
 
     experiment: str
@@ -73,6 +76,8 @@ class PaperNumber:
     rows: tuple[str, ...]
     note: str
     others: tuple[Rerun, ...]
+    later: str = ""
+    before: str = ""
 
     @property
     def name(self) -> str:
@@ -178,6 +183,7 @@ def _paper_number(experiment: str, row: str, metric: str, entry: object) -> Pape
         rows=tuple(words(name, "rows", item) for item in rows),
         note=words(name, "note", table.get("note", "")),
         others=tuple(_rerun(name, entry) for entry in table.get("others", [])),
+        **history(name, table),
     )
 
 
@@ -190,6 +196,14 @@ def _rerun(name: str, entry: object) -> Rerun:
         words(name, "others.source", table["source"]),
         words(name, "others.setting", table["setting"]),
     )
+
+
+def history(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a table says of its rule's ``HISTORY``."""
+    told = {key: words(name, key, table.get(key, "")) for key in HISTORY}
+    if told["before"] and not told["later"]:
+        raise ValueError(f"[{name}] before is given without later, which says what was changed.")
+    return told
 
 
 def check_keys(

@@ -49,6 +49,8 @@ def headline(lines: Sequence[Line]) -> str:
             "",
             _counts(lines),
             "",
+            _changed(lines),
+            "",
             f"{waiting} further claims have a rule and no rows yet.",
         ]
     )
@@ -108,6 +110,17 @@ def details(lines: Sequence[Line]) -> str:
             *_table(
                 ("", "claim", "published", "verdict"),
                 [(x.id, x.text, x.paper, f"{_verdict(x)}{_detail(x)}") for x in claims],
+            ),
+            "",
+            "### Rules of which something was written when rows were known",
+            "",
+            *_table(
+                ("", "what", "verdict", "verdict before"),
+                [
+                    (_id(x), x.later, _verdict(x), f"**{x.before}**" if x.before else "the same")
+                    for x in lines
+                    if x.later
+                ],
             ),
             "",
             "### What the claims rest on",
@@ -171,6 +184,17 @@ def _counts(lines: Sequence[Line]) -> str:
     if not parts:
         return "No reference number of a demonstration was run."
     return f"Reference numbers of the demonstrations reproduced: {', '.join(parts)}."
+
+
+def _changed(lines: Sequence[Line]) -> str:
+    """Say which rules were written after their rows, and what they would judge otherwise."""
+    judged = [x for x in lines if x.later and x.verdict != NOT_RUN]
+    if not judged:
+        return "All rules that judge these rows were written before rows were known."
+    ids = ", ".join(map(_id, judged))
+    text = f"Of these rules something was added or changed when rows were known: {ids}."
+    others = ", ".join(f"{_id(x)} ({x.before})" for x in judged if x.before)
+    return f"{text} By what they said before, others would be: {others}." if others else text
 
 
 def gallery(folder: Path, lines: Sequence[Line], findings: Mapping[str, str]) -> str:
@@ -238,6 +262,10 @@ def replaced(path: Path, text: str, part: str) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _id(line: Line) -> str:
+    return f"`{line.id}`" if line.kind == "number" else line.id
 
 
 def _measured(line: Line) -> str:

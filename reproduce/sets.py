@@ -132,11 +132,27 @@ def compare(a: ResultSet, b: ResultSet) -> list[SetLine]:
         for key in sorted({**ours, **theirs})
         for pair in _pairs(ours.get(key, {}), theirs.get(key, {}))
     ]
+    profiles = {name: _profiles(sides) for name, sides in (("A", ours), ("B", theirs))}
+    lines = [replace(line, detail=line.detail or _elsewhere(line, profiles)) for line in lines]
     tested = [index for index, line in enumerate(lines) if not math.isnan(line.p)]
     adjusted = statistics.holm([lines[index].p for index in tested])
     for index, p in zip(tested, adjusted, strict=True):
         lines[index] = _judged(replace(lines[index], p_holm=p))
     return lines
+
+
+def _profiles(sides: Iterable[_Key]) -> dict[Quantity, list[str]]:
+    found: dict[Quantity, list[str]] = {}
+    for experiment, row, metric, profile in sorted(sides):
+        found.setdefault(Quantity(experiment, row, metric), []).append(profile)
+    return found
+
+
+def _elsewhere(line: SetLine, profiles: Mapping[str, Mapping[Quantity, list[str]]]) -> str:
+    """Say of what one set has alone where the other has it under another profile."""
+    other = {"only in A": "B", "only in B": "A"}.get(line.verdict, "")
+    found = [p for p in profiles.get(other, {}).get(line.quantity, []) if p != line.profile]
+    return f"{other} has it under {' and '.join(found)}: another budget" if found else ""
 
 
 def _sides(one: ResultSet) -> dict[_Key, dict[str, Side]]:

@@ -85,6 +85,7 @@ class Finding:
         n: The smaller number of seeds.
         needed: Seeds in all that would decide; None where none would, or nothing is open.
         detail: Why nothing was decided; empty otherwise.
+        leaning: What would be decided then, if means stayed as they are.
     """
 
     condition: Condition
@@ -93,6 +94,7 @@ class Finding:
     n: int
     needed: int | None
     detail: str
+    leaning: ClaimKind = "undecided"
 
     @property
     def measured(self) -> bool:
@@ -275,10 +277,32 @@ def _judge(claim: Claim, evidence: Evidence, profile: str) -> ClaimVerdict:
         for finding in some
         if finding.kind == "undecided"
     ]
-    known = [f.needed for f in open_ones if f.needed is not None]
-    needed = max(known) if len(known) == len(open_ones) else None
     detail = "; ".join(dict.fromkeys(f.detail for f in open_ones))
-    return ClaimVerdict(claim, "undecided", profile, findings, needed, detail)
+    return ClaimVerdict(claim, "undecided", profile, findings, _claim_needs(parts), detail)
+
+
+def _claim_needs(parts: Sequence[tuple[Part, Sequence[Finding]]]) -> int | None:
+    """Return how many seeds would decide an open claim; None where none would.
+
+    It fails with its first part that does, and holds with its last.
+    """
+    needs = [_part_needs(part, findings) for part, findings in parts]
+    needed = min(min(fails for _, fails in needs), max(holds for holds, _ in needs))
+    return int(needed) if math.isfinite(needed) else None
+
+
+def _part_needs(part: Part, findings: Sequence[Finding]) -> tuple[float, float]:
+    """Return the seeds by which enough conditions hold, and by which too many do not."""
+
+    def least(kind: ClaimKind, count: int) -> float:
+        seeds = [
+            0 if finding.kind == kind else finding.needed or math.inf
+            for finding in findings
+            if kind in (finding.kind, finding.leaning)
+        ]
+        return sorted([*seeds, *[math.inf] * count])[count - 1]
+
+    return least("holds", part.need), least("does not hold", len(findings) - part.need + 1)
 
 
 def _part_kind(part: Part, findings: Sequence[Finding]) -> ClaimKind:
@@ -305,12 +329,13 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
     if not n:
         return Finding(condition, "undecided", None, 0, None, "no value that can be compared")
     interval = _interval(groups)
+    leaning = _place(statistics.exactly(interval.value), condition)
     exact = part.test in ("exact", "ratio") and all(len(set(group)) == 1 for group in groups)
     if exact:
         interval = statistics.exactly(interval.value)
     elif n < SEEDS_FOR_A_VERDICT:
         short = f"{n} of {SEEDS_FOR_A_VERDICT} seeds"
-        return Finding(condition, "undecided", interval, n, SEEDS_FOR_A_VERDICT, short)
+        return Finding(condition, "undecided", interval, n, SEEDS_FOR_A_VERDICT, short, leaning)
     kind = _place(interval, condition)
     if kind != "undecided":
         return Finding(condition, kind, interval, n, None, "")
@@ -318,7 +343,7 @@ def _finding(part: Part, condition: Condition, evidence: Evidence, profile: str)
     detail = "the interval crosses the end of its range"
     if needed is None:
         detail += f"; more than {statistics.MOST_SEEDS:,} seeds would be needed"
-    return Finding(condition, kind, interval, n, needed, detail)
+    return Finding(condition, kind, interval, n, needed, detail, leaning)
 
 
 def _measured_finding(
@@ -356,7 +381,12 @@ def _number_finding(condition: Condition, sample: Sample, profile: str) -> Findi
     verdict = answers.get(kind, "undecided")
     mean = spread.fmean(sample.values.values()) if sample.values else math.nan
     interval = Interval(mean, mean - half_width, mean + half_width)
-    return Finding(condition, verdict, interval, sample.n, needed, f"{kind}: {detail}")
+    assert published.tolerance is not None
+    assert not isinstance(published.value, str)
+    near = abs(mean - published.value) <= published.tolerance
+    leaning: ClaimKind = "holds" if near else "does not hold"
+    text = f"{kind}: {detail}"
+    return Finding(condition, verdict, interval, sample.n, needed, text, leaning)
 
 
 def _groups(part: Part, sample: Sample, other: Sample | None) -> list[list[float]]:

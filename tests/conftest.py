@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+_ON_SIGTERM = signal.getsignal(signal.SIGTERM)
+
 
 @pytest.fixture(autouse=True)
 def _sigterm() -> Iterator[None]:
-    """Keep a handler that a command sets from later tests: Lightning would set none of its own."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Keep a handler that a command sets from tests: Lightning would set none of its own.
+
+    Fixtures of a whole file, which come before this one, run commands too.
+    """
+    signal.signal(signal.SIGTERM, _ON_SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, _ON_SIGTERM)
 
 
 @pytest.fixture(scope="session")

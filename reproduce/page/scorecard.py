@@ -115,7 +115,7 @@ def entries(lines: Sequence[Line], rows: Sequence[Record], out: str) -> list[Ent
                 text=claim.text,
                 where=claim.where,
                 published=claim.paper,
-                note=claim.note,
+                note=" ".join(filter(None, (claim.note, claim.later))),
                 verdict=head.verdict,
                 tone=TONES.get(head.verdict, "none"),
                 profile=head.profile,

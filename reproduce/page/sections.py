@@ -222,7 +222,7 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
     for line in lines:
         number = known[line.id]
         again = (f"{o.value:g} by {o.source}: {o.setting}." for o in number.others)
-        for text in (number.note, number.reason, *again):
+        for text in (number.note, number.reason, number.later, *again):
             if text:
                 told[f"{number.where}: {text}"] = None
     return tuple(told)

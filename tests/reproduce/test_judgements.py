@@ -85,6 +85,17 @@ def test_only_what_concerns_the_chosen_experiments_is_shown() -> None:
     assert not _line(lines, "C10").concerns(["table1", "ablations"])
 
 
+def test_a_report_names_the_rules_that_were_written_when_rows_were_known() -> None:
+    lines = judgements.judge(_rows("odenet"))
+    claim = replace(_line(lines, "C21"), later="", before="")
+    changed = replace(claim, later="A bound was added.", before="does not hold")
+    assert "All rules that judge" in report.headline([claim])
+    told = report.headline([changed, replace(changed, id="C98", before="")])
+    assert "when rows were known: C21, C98." in told
+    assert "others would be: C21 (does not hold)." in told
+    assert "| C21 | A bound was added. |" in report.details([changed])
+
+
 def test_markdown_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")

@@ -431,7 +431,7 @@ def test_the_readmes_numbers_of_the_demonstrations_are_the_shipped_ones() -> Non
     assert f"from {least:.1f} to {most:.0f}." in text
     fields = records.read(results / "toy_field" / "short.csv")
     cycles = next(r.value for r in fields if (r.row, r.metric) == ("cycle", "count_later"))
-    assert f"{cycles / 10:.0f} of 100 draws end in a limit cycle" in text
+    assert f"{cycles:.0f} of 1,000 draws end in a limit cycle" in text
 
 
 def test_without_a_display_the_figure_is_named_and_the_command_ends(

@@ -163,6 +163,14 @@ def test_what_one_set_lacks_is_told() -> None:
     assert sets.compare(_set(_rows(FIVE)), _set(rows))[1].verdict == "only in B"
 
 
+def test_what_the_other_set_has_under_another_profile_is_told_so() -> None:
+    longer = [replace(row, profile="paper") for row in _rows(FIVE)]
+    details = {x.verdict: x.detail for x in sets.compare(_set(longer), _set(_rows(FIVE)))}
+    under = f"under {ROW.profile}"
+    assert under in details["only in A"]
+    assert "under paper" in details["only in B"]
+
+
 def test_a_run_that_failed_decides_nothing() -> None:
     failed = replace(ROW, seed=5, value=math.nan, status="diverged", hint="Lower lr.")
     line = _one(_rows(FIVE), [*_rows([v + 3 for v in FIVE]), failed])

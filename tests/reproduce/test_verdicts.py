@@ -307,6 +307,56 @@ def test_conditions_of_a_part_that_holds_already_ask_for_no_seeds() -> None:
     assert verdict.needed < 100
 
 
+def _open(seeds: float, leans: float) -> list[float]:
+    """Return five values around 0.13 that so many seeds would put below it, or above."""
+    sd = 0.01 * seeds**0.5 / 2
+    return [0.13 + 0.01 * leans + sd * z for z in (-1.2649, -0.6325, 0.0, 0.6325, 1.2649)]
+
+
+BELOW = """
+[[claims.C99.parts]]
+quantity = "t/{}/error"
+each = ["a", "b", "c"]
+need = 2
+test = "mean"
+high = 0.13
+reason = "Lower."
+"""
+
+
+@pytest.mark.parametrize(
+    ("leans", "seeds"),
+    [
+        ((-1, -1, -1), 40),  # holds with the second
+        ((1, 1, 1), 40),  # fails with the second
+        ((-1, 1, -1), 160),
+        ((1, -1, 1), 160),
+    ],
+)
+def test_a_part_is_decided_by_its_first_conditions_that_suffice(
+    leans: tuple[int, ...], seeds: int
+) -> None:
+    rows = [
+        record
+        for row, n, lean in zip("abc", (20, 40, 160), leans, strict=True)
+        for record in _rows(row, _open(n, lean))
+    ]
+    verdict = _claim(BELOW, rows)
+    assert verdict.kind == "undecided"
+    needs = {f.condition.quantity.row: f.needed for f in verdict.findings}
+    assert verdict.needed == needs[{40: "b", 160: "c"}[seeds]]
+
+
+def test_a_claim_fails_with_its_first_part_and_holds_with_its_last() -> None:
+    first = BELOW.replace('each = ["a", "b", "c"]\nneed = 2\n', "").replace("{}", "a")
+    second = first.replace("t/a/", "t/b/")
+    for lean, decisive in ((1, "a"), (-1, "b")):
+        rows = _rows("a", _open(20, lean)) + _rows("b", _open(160, -1))
+        verdict = _claim(first + second, rows)
+        needs = {f.condition.quantity.row: f.needed for f in verdict.findings}
+        assert (verdict.kind, verdict.needed) == ("undecided", needs[decisive])
+
+
 OWN = """
 [[claims.C99.parts]]
 quantity = "t/a/gap"
