@@ -54,7 +54,7 @@ class OnTensors(Recordable):
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
-        before = times_written(y)
+        before = times_written(t), times_written(y)
         try:
             dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
         except RuntimeError as error:
@@ -63,10 +63,11 @@ class OnTensors(Recordable):
         except TypeError as error:
             error.add_note("A field is called as field(t, y) and returns dy/dt, shaped like y.")
             raise
-        if before != times_written(y):
+        if before != (times_written(t), times_written(y)):
+            what, name = ("state", "y") if before[0] == times_written(t) else ("time", "t")
             raise RuntimeError(
-                "The field changes its state in place, which the solver still needs. Begin it "
-                "with what makes a new tensor: inplace=False, or y.clone()."
+                f"The field changes its {what} in place, which the solver still needs. Begin it "
+                f"with what makes a new tensor: inplace=False, or {name}.clone()."
             )
         _check_derivative(dy, y.shape)
         return dy.to(y.dtype)

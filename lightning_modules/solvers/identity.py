@@ -2,8 +2,8 @@
 
 A recording holds memory addresses and the numbers of the host that were read when it was made. It
 stands for a field as long as the field's tensors lie where they lay, whatever they hold, and its
-other attributes are what they were. What a field reads beside its own attributes, globals and the
-inner state of objects it refers to, is not seen and must not change.
+other attributes, those of its class too, are what they were. What a field reads beside them,
+globals and the inner state of objects it refers to, is not seen and must not change.
 """
 
 import enum
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_modules.solvers.attributes import PLAIN, closed_over, is_plain, of_class
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
 from lightning_modules.solvers.tree import modules_of, only_written
@@ -25,7 +26,6 @@ class Unrecordable(Exception):
     """Something that cannot be recorded once and replayed; the message says why."""
 
 
-PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
 # Where nn.Module keeps what `fingerprint` looks at by other means, or what no evaluation reads;
 # in the last Lightning notes which of its hooks runs, another one in backward.
 OWN = frozenset(nn.Module().__dict__) - {"training"} | {"_current_fx_name"}
@@ -71,6 +71,8 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
                 marks.append(
                     (type(value), value) if type(value) in PLAIN else _mark(value, tensors)
                 )
+        for attribute, value in of_class(part):
+            marks += (attribute, _mark(value, tensors))
     return tuple(marks)
 
 
@@ -132,7 +134,7 @@ def _tensor(x: Tensor, tensors: list[Tensor]) -> Hashable:
 
 
 def _mark(value: Any, tensors: list[Tensor]) -> Hashable:
-    if type(value) in PLAIN or isinstance(value, enum.Enum):
+    if is_plain(value) or isinstance(value, enum.Enum):
         return type(value), value
     if isinstance(value, Tensor):
         return _tensor(value, tensors)
@@ -144,6 +146,9 @@ def _mark(value: Any, tensors: list[Tensor]) -> Hashable:
         return type(value), tuple(_mark(inner, tensors) for inner in value)
     if isinstance(value, types.MethodType):
         return value.__func__, _reference(value.__self__)
+    if isinstance(value, types.FunctionType):
+        read = [(n, x) for n, x in closed_over(value) if is_plain(x) or isinstance(x, Tensor)]
+        return _reference(value), tuple((name, _mark(x, tensors)) for name, x in read)
     return _reference(value)
 
 

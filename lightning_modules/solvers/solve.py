@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ def odeint(
 
     Source: Chen et al. (2018), Section 2; Algorithm 1 for ``gradient="adjoint"``.
     """
+    if torch.is_inference_mode_enabled():
+        # Its tensors do not count what is written to them, and fields that do would go unseen.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return odeint(field, _usual(y0), _usual(times), settings, norm)
     _check_kinds(field, settings)
     backend = find_backend(settings)
     _check_state(y0)
@@ -101,6 +105,13 @@ def odeint(
     if unasked:
         _check_hidden(problem, times[-1], ys[-1])
     return Solution(cast(S, layout.unpack(ys) if layout else ys), stats)
+
+
+def _usual(x: Any) -> Any:
+    """Return tensors as ones that were not made in inference mode."""
+    if isinstance(x, tuple):
+        return tuple(map(_usual, x))
+    return x.clone() if isinstance(x, Tensor) and x.is_inference() else x
 
 
 def _check_kinds(field: Field, settings: SolverSettings) -> None:

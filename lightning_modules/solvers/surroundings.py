@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from lightning_modules.solvers.identity import OWN, PLAIN
+from lightning_modules.solvers.attributes import closed_over, is_plain, of_class, reads_mode
+from lightning_modules.solvers.identity import OWN
 from lightning_modules.solvers.state import times_written, writable
 from lightning_modules.solvers.tree import modules_of, only_written
 
@@ -34,7 +34,7 @@ class _Identity:
     __hash__ = None  # type: ignore[assignment]
 
 
-_Marks = dict[tuple[nn.Module, str], object]
+_Marks = dict[tuple[object, str], object]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Surroundings:
         buffers: All but averages that are only written.
         averages: These.
         attributes: Frozen parameters, tensors that are nothing of the above, functions, numbers,
-            texts and the like; whether normalisations and dropouts are in training.
+            texts and the like, of their classes too; whether those are in training that read it.
     """
 
     modules: list[nn.Module]
@@ -60,7 +60,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, field: object) -> "Surroundings":
-        """Look at a field; what is no module has nothing to look at."""
+        """Look at a field: a module, or a function with what it reads from around it."""
         found = cls(modules_of(field), {}, {}, {}, {})
         for module in found.modules:
             for name, parameter in module._parameters.items():
@@ -73,12 +73,21 @@ class Surroundings:
                 marks[module, name] = _mark(buffer)
             for name, value in module.__dict__.items():
                 if name not in OWN and name != "training":
-                    mark = _mark(value)
-                    if mark is not None:
-                        found.attributes[module, name] = mark
-            if isinstance(module, _NormBase | _DropoutNd):
+                    found._add(module, name, value)
+            for name, value in of_class(module):
+                found._add(module, name, value)
+            if reads_mode(module):
                 found.attributes[module, "training"] = module.training
+        if isinstance(field, FunctionType):
+            for name, value in closed_over(field):
+                if is_plain(value) or isinstance(value, Tensor):
+                    found._add(field, name, value)
         return found
+
+    def _add(self, owner: object, name: str, value: object) -> None:
+        mark = _mark(value)
+        if mark is not None:
+            self.attributes[owner, name] = mark
 
 
 def _mark(value: object) -> object:
@@ -87,7 +96,7 @@ def _mark(value: object) -> object:
         if is_lazy(value):
             return _Identity(value), None, 0
         return _Identity(value), _memory(value), times_written(value)
-    if type(value) in PLAIN:
+    if is_plain(value):
         return type(value), value  # 1, 1.0 and True are equal and not the same
     if isinstance(value, Enum) or (callable(value) and not isinstance(value, nn.Module)):
         return _Identity(value)
@@ -122,7 +131,7 @@ class Solved:
     parameters: _Marks
     buffers: _Marks
     attributes: _Marks
-    known: frozenset[tuple[nn.Module, str]]
+    known: frozenset[tuple[object, str]]
     writes: bool
 
     @classmethod

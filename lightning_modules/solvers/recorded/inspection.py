@@ -5,6 +5,8 @@ over random numbers or over a field that counts its calls replays something else
 So the work is rehearsed before it is recorded, on any device by the same rules.
 """
 
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,7 +81,7 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
             fails, or if the module is not afterwards what it was before.
     """
     with _restored(module) as copies:
-        before, writes = fingerprint(module), written(module)
+        before, writes, drawn = fingerprint(module), written(module), _random_states()
         try:
             with _waits(device, "error"), Inspector(device):
                 work()
@@ -87,6 +89,8 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
             raise
         except Exception as error:  # of the field's own, or of a wait that was forbidden
             raise Unrecordable(f"{type(error).__name__}: {error}") from error
+        if _random_states() != drawn:
+            raise Unrecordable("it draws random numbers of Python or NumPy")
         if fingerprint(module) != before:
             raise Unrecordable("evaluating it changes its attributes")
         with _waits(device, "default"):
@@ -94,6 +98,13 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
                 raise Unrecordable(
                     "evaluating it writes to its buffers, as batch norms in training"
                 )
+
+
+def _random_states() -> tuple[object, ...]:
+    """Return how far the generators are that no operator of PyTorch tells of."""
+    numpy = sys.modules.get("numpy")
+    name, keys, *rest = numpy.random.get_state() if numpy else ("", None)
+    return random.getstate(), name, None if keys is None else keys.tobytes(), *rest
 
 
 @contextmanager
