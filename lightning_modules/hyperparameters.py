@@ -9,9 +9,10 @@ Settings = TypeVar("Settings")
 def plain(**values: Any) -> dict[str, Any]:
     """Turn settings dataclasses into dictionaries and keep every other value.
 
-    Lightning stores whatever a constructor was given; a dataclass in a checkpoint would need
-    unpickling of our own classes. Passed to ``save_hyperparameters`` explicitly, the result is
-    the same whether the command line or Python built the module.
+    Lightning stores whatever a constructor was given; dictionaries are read by anybody, without
+    this package, and outlive a dataclass that gets another name. Passed to
+    ``save_hyperparameters`` explicitly, the result is the same whether the command line or Python
+    built the module.
     """
     return {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

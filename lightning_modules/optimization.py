@@ -90,6 +90,10 @@ class ScheduleSettings:
         return None
 
 
+# So that a module that saves its arguments as they are is loaded with weights_only=True.
+torch.serialization.add_safe_globals([OptimizerSettings, ScheduleSettings])
+
+
 def _require_one_of(what: str, name: str, choices: tuple[str, ...]) -> None:
     """Refuse an unknown name: jsonargparse does on a command line, nobody does in Python."""
     if name not in choices:

@@ -18,7 +18,7 @@ from lightning_modules.solvers.augmented import Augmented
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
-from lightning_modules.solvers.once import differentiable_once
+from lightning_modules.solvers.once import differentiable_once, refuse_several
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import autocast_as, autocast_now
 from lightning_modules.solvers.state import check_finite
@@ -79,6 +79,7 @@ class _Adjoint(torch.autograd.Function):
         "lambda t, y: field(t, y)."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_several(grad_ys, 'Or take gradient="direct", through which they pass.')
         ys, times, *_ = ctx.saved_tensors
         sweep = _Sweep(ctx.problem, ys[0].shape, ctx.parameters)
         with again(ctx.solved, ctx.parameters), autocast_as(ctx.autocast):

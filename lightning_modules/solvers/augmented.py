@@ -70,8 +70,9 @@ class Augmented(Recordable):
         for part, pulled in zip(rest, vjp(dz, (z, *self._parameters), a), strict=True):
             if pulled is None:
                 part.zero_()
-            else:
-                part.copy_(pulled).neg_()
+            else:  # that of an embedding may be sparse
+                dense = pulled if pulled.layout == torch.strided else pulled.to_dense()
+                part.copy_(dense).neg_()
 
     def norm(self, error: Tensor) -> Tensor:
         """Return the norm that ``adjoint_norm`` names."""

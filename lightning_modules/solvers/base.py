@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
@@ -92,6 +93,10 @@ class SolverSettings:
                 f"{' and '.join(given)} given with gradient={self.gradient!r}, which has no "
                 "backward solve to read it. Set gradient='adjoint' or leave it out."
             )
+
+
+# So that a module that saves its arguments as they are is loaded with weights_only=True.
+torch.serialization.add_safe_globals([SolverSettings])
 
 
 def _require_number(name: str, value: object, *, allow_zero: bool = False) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
-from lightning_modules.solvers.once import differentiable_once
+from lightning_modules.solvers.once import differentiable_once, refuse_several
 from lightning_modules.solvers.registry import Problem
 from lightning_modules.solvers.replay import Pulls, autocast_as, autocast_now
 from lightning_modules.solvers.stepping import BufferedStages
@@ -128,6 +128,7 @@ class _Checkpoint(torch.autograd.Function):
         "its parts is given as a function then, lambda t, y: field(t, y)."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_several(grad_ys, 'Or take gradient="direct", through which they pass.')
         starts = ctx.saved_tensors[: ctx.kept]
         y0 = starts[0].view(-1, ctx.shape.numel())[0].view(ctx.shape)
         path = Path(ctx.steps, starts, ctx.solved)

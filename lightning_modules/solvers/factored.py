@@ -17,7 +17,7 @@ from lightning_modules.solvers.base import SolveStats
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.fields import Counted
 from lightning_modules.solvers.integration import accepted_steps, outputs_of
-from lightning_modules.solvers.once import differentiable_once
+from lightning_modules.solvers.once import differentiable_once, refuse_several
 from lightning_modules.solvers.registry import Coefficients, FactoredField, Problem
 from lightning_modules.solvers.stepping import BufferedStages, Time, number
 from lightning_modules.solvers.surroundings import Solved, Surroundings, again
@@ -171,6 +171,7 @@ class _Factored(torch.autograd.Function):
         "lambda t, y: field(t, y), which takes autograd's."
     )
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_several(grad_ys, "Or give the field as a function, lambda t, y: field(t, y).")
         y0 = ctx.saved_tensors[0]
         pullbacks = _Pullbacks(ctx.field, ctx.tape)
         sweep = StagedSweep(pullbacks, TABLEAUS[ctx.problem.settings.method], y0)

@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from lightning_modules.solvers.identity import HOOKS
+from lightning_modules.solvers.once import is_transformed
 from lightning_modules.solvers.registry import FactoredField
 from lightning_modules.solvers.state import has_tangents
 from lightning_modules.solvers.tree import modules_of
@@ -18,9 +19,10 @@ def is_factored(field: object) -> TypeGuard[FactoredField]:
 
     Not where a subclass or an instance has another ``forward``, nor where there are hooks, by
     which pruning and old normalisations make their weights, nor where a layer is a kind of linear
-    one that computes otherwise. There it is a field like any other.
+    one that computes otherwise, nor where derivatives are taken that its parts know nothing of.
+    There it is a field like any other.
     """
-    if not isinstance(field, FactoredField) or has_tangents():
+    if not isinstance(field, FactoredField) or has_tangents() or is_transformed():
         return False
     if not isinstance(field, nn.Module):
         return "__call__" not in getattr(field, "__dict__", ()) and _tells(type(field), "__call__")

@@ -10,6 +10,29 @@ from torch import Tensor
 Gradients = tuple[Tensor | None, ...]
 
 
+def is_transformed() -> bool:
+    """Return whether this runs within a transformation of torch.func, grad or vmap for example."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def refuse_several(gradient: Tensor, remedy: str) -> None:
+    """Refuse to go back for several gradients at once.
+
+    Args:
+        gradient: What ``backward`` was called with.
+        remedy: The last sentence of the error: where they pass.
+
+    Raises:
+        RuntimeError: If it stands for several.
+    """
+    functions = torch._C._functorch
+    if functions.is_legacy_batchedtensor(gradient) or functions.is_batchedtensor(gradient):
+        raise RuntimeError(
+            "Backward was called for several gradients at once, by vectorize=True, "
+            f"is_grads_batched=True or vmap. Take one after the other, without it. {remedy}"
+        )
+
+
 def differentiable_once(remedy: str) -> Callable[[Callable[..., Gradients]], Callable[..., Any]]:
     """Return a decorator of a ``backward`` whose gradients cannot be differentiated again.
 

@@ -211,9 +211,14 @@ def find_backend(settings: SolverSettings) -> Backend:
     """Return the backend that ``settings`` names.
 
     Raises:
-        ValueError: If the backend, its method or the gradient does not exist, or if an option is
-            set that the method does not read.
+        ValueError: If these are no settings, if the backend, its method or the gradient does not
+            exist, or if an option is set that the method does not read.
     """
+    if not isinstance(settings, SolverSettings):
+        raise ValueError(
+            f"settings is a {type(settings).__name__}; pass SolverSettings(…), of a dictionary "
+            "SolverSettings(**dictionary)."
+        )
     backend = _BACKENDS.get(settings.backend)
     if backend is None:
         raise ValueError(

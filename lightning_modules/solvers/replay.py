@@ -30,10 +30,23 @@ def autocast_as(autocast: dict[str, Any]) -> AbstractContextManager[None]:
 
 
 def vjp(output: Tensor, inputs: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
-    """Return vectorᵀ ∂output/∂input for each input, None where there is no dependence."""
+    """Return vectorᵀ ∂output/∂input for each input, None where there is no dependence.
+
+    Raises:
+        RuntimeError: If the output depends on what was computed once, before the evaluation.
+    """
     if not output.requires_grad:
         return [None] * len(inputs)
-    return torch.autograd.grad(output, inputs, vector, allow_unused=True)
+    try:
+        return torch.autograd.grad(output, inputs, vector, allow_unused=True)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise RuntimeError(
+            "The field uses a tensor that was computed from its parameters before it was called, "
+            "whose graph is gone once backward has gone back through one evaluation. Compute it "
+            "within the field's forward, make it part of the state, or use gradient='direct'."
+        ) from error
 
 
 class Pulls:

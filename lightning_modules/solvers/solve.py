@@ -21,6 +21,7 @@ from lightning_modules.solvers.base import (
 from lightning_modules.solvers.distributed import shared
 from lightning_modules.solvers.factoring import is_factored
 from lightning_modules.solvers.fields import Counted, OnTensors
+from lightning_modules.solvers.once import is_transformed
 from lightning_modules.solvers.registry import (
     Norm,
     Problem,
@@ -44,16 +45,16 @@ def odeint(
             whose error norm is the largest RMS of its parts.
         times: Strictly monotone output times, ``(time,)``, in either direction.
         settings: Backend, method, tolerances and how gradients are taken.
-        norm: Norm of an error shaped like a ``y0`` that is one tensor, without a graph: a step is
-            accepted where it is at most 1. By default the root mean square.
+        norm: Norm of an error shaped like a ``y0`` that is one tensor, one number without a graph:
+            a step is accepted where it is at most 1. By default the root mean square.
 
     Returns:
         States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
 
     Raises:
-        ValueError: If ``y0``, ``times`` or ``settings`` cannot be used as they are, if the
-            tolerances are below what the dtype of ``y0`` resolves, or if a backend of the user's
-            returns something else than states at the output times.
+        ValueError: If ``y0``, ``times``, ``settings`` or ``norm`` cannot be used as they are, if
+            the tolerances are below what the dtype of ``y0`` resolves, or if a backend of the
+            user's returns something else than states at the output times.
         SolverFailed: If the solve cannot go on or is not finite; carries time, step size, steps.
 
     Source: Chen et al. (2018), Section 2; Algorithm 1 for ``gradient="adjoint"``.
@@ -62,8 +63,8 @@ def odeint(
         # Its tensors do not count what is written to them, and fields that do would go unseen.
         with torch.inference_mode(mode=False), torch.no_grad():
             return odeint(field, _usual(y0), _usual(times), settings, norm)
-    _check_kinds(field, settings)
     backend = find_backend(settings)
+    _check_field(field)
     _check_state(y0)
     if isinstance(y0, Tensor):
         layout, start, measure = None, cast(Tensor, y0), norm or rms
@@ -75,6 +76,8 @@ def odeint(
             f"norm= was given to backend {backend.name!r} with a {type(y0).__name__} as y0. Only "
             "tensors have a norm of the caller's, and only where the backend has none of its own."
         )
+    if norm is not None:
+        _check_norm(norm, start)
     times = _checked_times(times, like=start)
     if backend.methods()[settings.method] == "adaptive":
         _check_tolerances(settings, start)
@@ -109,21 +112,33 @@ def odeint(
 
 def _usual(x: Any) -> Any:
     """Return tensors as ones that were not made in inference mode."""
-    if isinstance(x, tuple):
+    if type(x) is tuple:
         return tuple(map(_usual, x))
     return x.clone() if isinstance(x, Tensor) and x.is_inference() else x
 
 
-def _check_kinds(field: Field, settings: SolverSettings) -> None:
-    """Refuse what is often given in the place of a field or of settings."""
-    if not isinstance(settings, SolverSettings):
-        raise ValueError(
-            f"settings is a {type(settings).__name__}; pass SolverSettings(…), of a dictionary "
-            "SolverSettings(**dictionary)."
-        )
+def _check_field(field: Field) -> None:
+    """Refuse what is often given in the place of a field."""
     if isinstance(field, type) or not callable(field):
         what = f"the class {field.__name__}" if isinstance(field, type) else type(field).__name__
         raise ValueError(f"field is {what}; pass what is called as field(t, y).")
+
+
+def _check_norm(norm: Norm, y0: Tensor) -> None:
+    """Refuse a norm that is none, before a solver stumbles over it."""
+    if not callable(norm):
+        raise ValueError(
+            f"norm is {norm!r}; pass what is called as norm(error) and returns one number."
+        )
+    with torch.no_grad():
+        found = norm(y0.detach().clone())  # which it may write to
+    if not isinstance(found, Tensor | float) or (isinstance(found, Tensor) and found.numel() != 1):
+        is_tensor = isinstance(found, Tensor)
+        got = f"shape {tuple(found.shape)}" if is_tensor else f"a {type(found).__name__}"
+        raise ValueError(
+            f"norm returned {got} for an error of shape {tuple(y0.shape)}; it must return one "
+            "number, for example error.abs().max()."
+        )
 
 
 def _check_answer(ys: Tensor, y0: Tensor, times: Tensor, backend: str) -> None:
@@ -141,6 +156,13 @@ def _check_state(y0: State) -> None:
     parts = (y0,) if isinstance(y0, Tensor) else y0
     if not isinstance(parts, tuple):
         raise ValueError(f"y0 is a {type(y0).__name__}; pass a tensor or a tuple of tensors.")
+    names = getattr(parts, "_fields", None)
+    if names:
+        raise ValueError(
+            f"y0 is a {type(y0).__name__}, whose parts have names; the field would get a plain "
+            "tuple without them. Pass tuple(y0), and name the parts within the field: "
+            f"{', '.join(names)} = y."
+        )
     others = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
     if others:
         raise ValueError(f"y0 has a {others[0]} as a part; pass a flat tuple of tensors.")
@@ -152,9 +174,19 @@ def _check_state(y0: State) -> None:
             f"The parts of y0 differ in dtype or device: {sorted(map(str, kinds))}. "
             "Convert them to one with .to()."
         )
-    if parts[0].dtype not in (torch.float32, torch.float64):
+    dtype = parts[0].dtype
+    if dtype.is_complex:
         raise ValueError(
-            f"y0 is {parts[0].dtype}; a solver needs float32 or float64, since the error estimate "
+            f"y0 is {dtype}; a solver needs real numbers. Pass the real and imaginary part as a "
+            "tuple, (y0.real, y0.imag), or side by side, torch.view_as_real(y0)."
+        )
+    if not dtype.is_floating_point:
+        raise ValueError(
+            f"y0 is {dtype}; a state changes continuously. Convert it with .float() or .double()."
+        )
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"y0 is {dtype}; a solver needs float32 or float64, since the error estimate "
             "of a step is a difference that drowns in the rounding of shorter numbers. Convert "
             "it with .float(); the field may compute in less under autocast."
         )
@@ -172,6 +204,12 @@ def _check_derivatives(problem: Problem) -> None:
         raise RuntimeError(
             f"Derivatives in forward mode do not pass gradient={gradient!r}. Use "
             "gradient='direct'."
+        )
+    if torch.is_grad_enabled() and is_transformed():
+        raise RuntimeError(
+            f"Transformations of torch.func do not pass gradient={gradient!r}. Use "
+            "gradient='direct' with backend='native'; instead of vmap, make the batch a dimension "
+            "of y0."
         )
 
 

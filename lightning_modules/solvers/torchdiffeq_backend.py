@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.base import SolverFailed, SolverSettings, SolveStats
 from lightning_modules.solvers.failures import no_step, step_limit
+from lightning_modules.solvers.once import is_transformed
 from lightning_modules.solvers.registry import Backend, Norm, StepControl, TensorField
 from lightning_modules.solvers.state import fixed_grid
 
@@ -66,6 +67,11 @@ def solve(
         watch = _FixedWatch(field, times, settings, stats)
         options: dict[str, Any] = {"grid_constructor": lambda f, y, t: grid}
     else:
+        if is_transformed():  # their interpolation has no rule for it
+            raise RuntimeError(
+                f"Transformations of torch.func do not pass {settings.method} of torchdiffeq. Use "
+                "backend='native'; instead of vmap, make the batch a dimension of y0."
+            )
         watch = _AdaptiveWatch(field, times, settings, stats)
         options = {"norm": norm}
         if settings.method != "dopri5":

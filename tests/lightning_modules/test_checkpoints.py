@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from datamodules._drawing import StepLoader
 from lightning_modules.checkpoints import LAST, PREVIOUS, Checkpoints, newest
 from lightning_modules.metrics_log import LogCutShort, MetricsLog
+from lightning_modules.optimization import OptimizerSettings, ScheduleSettings
+from lightning_modules.solvers import SolverSettings
 
 
 class Line(pl.LightningModule):
@@ -276,3 +278,29 @@ def test_short_epochs_go_by_without_a_checkpoint_but_the_end_is_kept(
     seen.clear()
     _trainer(tmp_path, "30 s", max_epochs=4).fit(later, _loader())
     assert seen == [5, 14, 20]
+
+
+class Settled(Line):
+    """Saves the settings that it was given as they are."""
+
+    def __init__(
+        self, solver: SolverSettings, optimizer: OptimizerSettings, schedule: ScheduleSettings
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_settings_that_a_module_saves_as_they_are_are_loaded_and_resumed_from(
+    tmp_path: Path,
+) -> None:
+    given: dict[str, Any] = {
+        "solver": SolverSettings("native", rtol=1e-5, gradient="checkpoint"),
+        "optimizer": OptimizerSettings("adam", lr=0.5),
+        "schedule": ScheduleSettings("steps", [1, 2]),
+    }
+    _trainer(tmp_path, max_epochs=1).fit(Settled(**given), _loader())
+    path = str(tmp_path / LAST)
+    assert dict(Settled.load_from_checkpoint(path).hparams) == given
+    resumed = _trainer(tmp_path)
+    resumed.fit(Settled(**given), _loader(), ckpt_path=path)
+    assert resumed.global_step == 10

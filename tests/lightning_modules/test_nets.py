@@ -1,5 +1,7 @@
 """Networks: the published parameter counts, and weights of the public example."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules import ImageClassifier
 from lightning_modules.nets import ConcatConvField, ConvField, TimeConv2d
+from lightning_modules.nets.odeblock import OdeBlock
 from lightning_modules.solvers import SolverSettings
 
 DIRECT = SolverSettings(gradient="direct")
@@ -109,6 +112,19 @@ def test_weights_of_the_public_example_give_the_same_logits_and_gradients(
     torch.testing.assert_close(ours(images), example(images), rtol=1e-10, atol=1e-10)
     for parameter, value in zip(mine, theirs, strict=True):
         torch.testing.assert_close(parameter.grad, value.grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((nn.Identity(), "native"), "settings is a str; pass SolverSettings"),
+        ((nn.Identity(), {"backend": "native"}), "settings is a dict"),
+        ((DIRECT, nn.Identity()), "settings is a Identity"),
+    ],
+)
+def test_a_block_without_settings_is_refused_when_it_is_made(arguments: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        OdeBlock(*arguments)
 
 
 def test_time_enters_the_field_unless_it_is_left_out() -> None:

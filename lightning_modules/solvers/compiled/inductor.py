@@ -39,8 +39,23 @@ OPTIONS: dict[str, Any] = {
     "realize_reads_threshold": 8,  # tanh of a sum of few products goes with it into one loop
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum are one instruction
 }
+
+
+def _norms(tensors: Sequence[Tensor], ord: float = 2.0, dtype: Any = None) -> list[Tensor]:
+    return [torch.linalg.vector_norm(x, ord, dtype=dtype) for x in tensors]
+
+
+def _quotients(tensors: Sequence[Tensor], divisors: Sequence[float]) -> list[Tensor]:
+    return [x / divisor for x, divisor in zip(tensors, divisors, strict=True)]
+
+
 Replacements = Mapping[Any, Callable[..., Any]]
-REPLACED: Replacements = LOOPS | {torch.ops.aten.tanh.default: tanh}
+REPLACED: Replacements = LOOPS | {
+    torch.ops.aten.tanh.default: tanh,
+    # One call for many tensors saves time in Python; compiled code would go back there for it.
+    torch.ops.aten._foreach_norm.Scalar: _norms,
+    torch.ops.aten._foreach_div.ScalarList: _quotients,
+}
 """Operators that compiled code does better by others."""
 SINGLE = 2**17
 """Work of the largest loop up to which one thread is as fast as two, which wait for each other."""

@@ -673,3 +673,16 @@ def test_nothing_is_moved_out_of_a_loop_that_writes_in_place() -> None:
     graph = make_fx(body, tracing_mode="fake")(x, bias)
     assert hoist(graph, changing=1)(bias) == ()
     torch.testing.assert_close(graph(x, bias)[0], x + bias)
+
+
+def test_a_compiled_adjoint_goes_back_to_python_for_no_operator(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    """The compiler has no loops for those over lists of tensors, and says so at each of them."""
+    net = Net()
+    for _ in range(3):
+        gradients(net, start(), settings(method="bosh3", gradient="adjoint"))
+    parts = [m for g in traced for m in g.modules() if isinstance(m, torch.fx.GraphModule)]
+    operators = {str(node.target) for part in parts for node in part.graph.nodes}
+    assert "aten.linalg_vector_norm.default" in operators
+    assert not [operator for operator in operators if "_foreach" in operator]

@@ -249,6 +249,23 @@ def test_fields_without_parameters_work(field: Callable[..., Tensor], gradient: 
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
+def test_gradients_of_an_embedding_may_be_sparse(gradient: str) -> None:
+    class Rows(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(3, 2, sparse=sparse).double()
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return torch.tanh(y * self.table(torch.tensor([0, 2, 2, 0, 0])))
+
+    found, expected = (
+        gradients(Rows(sparse), GRIDS[0], native(gradient=gradient)) for sparse in (True, False)
+    )
+    torch.testing.assert_close([g.to_dense() for g in found], list(expected))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_two_forwards_before_one_backward(gradient: str) -> None:
     net, settings = Net(), native(gradient=gradient)
     once = gradients(net, [0.0, 0.3, 1.0], settings)

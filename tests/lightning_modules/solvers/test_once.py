@@ -71,6 +71,27 @@ def test_a_penalty_on_a_gradient_is_refused_rather_than_left_out(
         torch.autograd.grad(loss, y0, create_graph=True)
 
 
+@pytest.mark.parametrize(("backend", "gradient"), ONCE)
+def test_several_gradients_at_once_are_refused(backend: str, gradient: str) -> None:
+    field, settings = Net(), _settings(backend, gradient)
+    with pytest.raises(RuntimeError, match=r'several gradients at once.*gradient="direct"'):
+        torch.autograd.functional.jacobian(
+            lambda y0: _total(field, settings, y0), _start(), vectorize=True
+        )
+
+
+def test_a_factored_field_is_transformed_as_any_other_and_goes_back_one_by_one() -> None:
+    field, y0 = Waves(), torch.linspace(-1, 1, 6).view(2, 3)
+
+    def loss(y0: Tensor) -> Tensor:
+        return odeint(field, y0, TIMES, SolverSettings(backend="native", rtol=1e-5)).ys.sum()
+
+    expected = torch.autograd.functional.jacobian(loss, y0)
+    torch.testing.assert_close(torch.func.grad(loss)(y0), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"several gradients at once.*lambda t, y"):
+        torch.autograd.functional.jacobian(loss, y0, vectorize=True)
+
+
 def test_a_factored_field_says_how_its_second_derivative_is_had() -> None:
     field, y0 = Waves(), torch.linspace(-1, 1, 6).view(2, 3)
     settings, times = SolverSettings(backend="native", rtol=1e-5), torch.tensor([0.0, 1.0])

@@ -1,7 +1,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +25,13 @@ from lightning_modules.solvers.base import SolveStats, State
 from lightning_modules.solvers.registry import Norm, TensorField
 
 TIMES = torch.tensor([0.0, 1.0])
+
+
+class Named(NamedTuple):
+    """A state whose parts have names."""
+
+    x: Tensor
+    v: Tensor
 
 
 class Block(nn.Module):
@@ -109,11 +116,13 @@ def test_bad_times_are_refused(times: list[float], said: str) -> None:
     [
         (torch.ones(2, dtype=torch.half), "float16.*rounding"),
         (torch.ones(2, dtype=torch.bfloat16), "bfloat16"),
-        (torch.ones(2, dtype=torch.int64), "int64"),
+        (torch.ones(2, dtype=torch.int64), r"int64; a state .*\.float\(\) or \.double\(\)\.$"),
+        (torch.ones(2, dtype=torch.complex64), r"complex64.*real numbers.*\(y0.real, y0.imag\)"),
         (torch.ones(0), "no numbers"),
         ((torch.ones(2), torch.ones(2).double()), "differ in dtype"),
         ([torch.ones(2)], "is a list"),
         ((torch.ones(2), (torch.ones(2),)), "has a tuple as a part"),
+        (Named(torch.ones(2), torch.ones(2)), r"is a Named.*plain tuple.*tuple\(y0\).*x, v = y"),
     ],
 )
 def test_bad_states_are_refused(y0: Tensor, said: str) -> None:
@@ -132,6 +141,19 @@ def test_bad_states_are_refused(y0: Tensor, said: str) -> None:
 def test_what_is_no_field_or_no_settings_is_told(field: Any, settings: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         odeint(field, torch.ones(2), TIMES, settings)
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"),
+    [
+        ("rms", "norm is 'rms'; pass what is called as norm"),
+        (Tensor.abs, r"norm returned shape \(2,\) for an error of shape \(2,\)"),
+        (lambda error: None, "norm returned a NoneType"),
+    ],
+)
+def test_a_norm_is_called_and_returns_one_number(norm: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        odeint(nn.Identity(), torch.ones(2), TIMES, SolverSettings(), norm=norm)
 
 
 def test_a_field_that_is_called_otherwise_is_told_how_it_is_called() -> None:

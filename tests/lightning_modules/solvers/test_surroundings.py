@@ -506,3 +506,60 @@ def test_nothing_is_put_back_where_nobody_may_write(
     # Nothing wants a gradient, so the field is looked at for hidden tensors at both ends.
     ys = odeint(Decay(), torch.ones(2).double(), TIMES, _settings(backend, gradient)).ys
     torch.testing.assert_close(ys[:, 0], torch.exp(-TIMES), rtol=1e-5, atol=0)
+
+
+class Conditioned(nn.Module):
+    """A field that reads a context, which its own layer computes of what is observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Linear(2, 3), nn.Tanh()).double()
+        self.context: Tensor | None = None
+
+    def observe(self) -> Tensor:
+        return self.encoder(torch.ones(2).double())
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.tanh(y * (self.observe() if self.context is None else self.context))
+
+
+@again
+def test_a_context_that_was_computed_before_the_solve_is_refused(
+    backend: str, gradient: str
+) -> None:
+    within = Conditioned()
+    weight = within.encoder[0].weight
+    found = _gradient(within, _settings(backend, gradient), weight)
+    before = Conditioned()
+    before.context = before.observe()
+    expected = _gradient(before, DIRECT, before.encoder[0].weight)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    before.context = before.observe()
+    with pytest.raises(RuntimeError, match=r"computed from its parameters before.*'direct'"):
+        _gradient(before, _settings(backend, gradient), before.encoder[0].weight)
+
+
+@again
+def test_what_torch_func_cannot_transform_is_refused(backend: str, gradient: str) -> None:
+    field, chosen = Plain(), _settings(backend, gradient)
+
+    def total(y0: Tensor) -> Tensor:
+        return odeint(field, y0, TIMES, chosen).ys.sum()
+
+    for transform in (torch.func.grad, torch.func.jacrev, torch.vmap):
+        with pytest.raises(RuntimeError, match=r"torch.func do not pass gradient='[ac].*'direct'"):
+            transform(total)(_start())
+
+
+def test_adaptive_solves_of_torchdiffeq_say_who_passes_torch_func() -> None:
+    field = Plain()
+
+    def total(y0: Tensor, backend: str) -> Tensor:
+        return odeint(field, y0, TIMES, _settings(backend, "direct")).ys.sum()
+
+    with pytest.raises(RuntimeError, match="Use backend='native'"):
+        torch.func.grad(total)(_start(), "torchdiffeq")
+    start = _start().requires_grad_()
+    (expected,) = torch.autograd.grad(total(start, "native"), start)
+    torch.testing.assert_close(torch.func.grad(total)(_start(), "native"), expected)
