@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:  # before torch is imported: workers that all use all cores slow each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
 _ON_SIGTERM = signal.getsignal(signal.SIGTERM)
 
 

@@ -281,7 +281,7 @@ def test_figures_of_different_changes_have_different_names() -> None:
 def test_readme_has_its_two_commands_on_the_first_screen() -> None:
     first_screen = README.read_text().splitlines()[:20]
     assert "pip install -e . && python -m reproduce table1" in first_screen
-    assert 'pip install -e ".[test]" && pytest' in first_screen
+    assert 'pip install -e ".[test]" && pytest -n 2 --dist loadfile' in first_screen
 
 
 def _readme(language: str) -> list[str]:
