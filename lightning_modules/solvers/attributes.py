@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,7 @@ _modes: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 def is_plain(value: object) -> bool:
     """Return whether a value is a number, a text or the like, which cannot change by itself."""
-    kind = type(value)
-    return kind in PLAIN or (kind.__module__ == "numpy" and getattr(value, "shape", None) == ())
+    return type(value) in PLAIN or isinstance(value, np.generic)
 
 
 def of_class(module: nn.Module) -> Iterable[tuple[str, Any]]:
