@@ -54,7 +54,7 @@ class OnTensors(Recordable):
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt in the dtype of ``y``; autocast may have computed it in less."""
-        before = times_written(t), times_written(y)
+        clock, before = times_written(t), times_written(y)
         try:
             dy = self.source(t, y) if self.layout is None else self._on_tuple(self.layout, t, y)
         except RuntimeError as error:
@@ -63,12 +63,10 @@ class OnTensors(Recordable):
         except TypeError as error:
             error.add_note("A field is called as field(t, y) and returns dy/dt, shaped like y.")
             raise
-        if before != (times_written(t), times_written(y)):
-            what, name = ("state", "y") if before[0] == times_written(t) else ("time", "t")
-            raise RuntimeError(
-                f"The field changes its {what} in place, which the solver still needs. Begin it "
-                f"with what makes a new tensor: inplace=False, or {name}.clone()."
-            )
+        if clock != times_written(t):
+            raise _in_place("time", "t.clone(), or write t = 2 * t instead of t *= 2")
+        if before != times_written(y):
+            raise _in_place("state", "what makes a new tensor: inplace=False, or y.clone()")
         _check_derivative(dy, y.shape)
         return dy.to(y.dtype)
 
@@ -141,6 +139,14 @@ def _note_other_numbers(error: RuntimeError, field: Field, y: Tensor) -> None:
             f"y0 is {ours}, parameters of the field are {', '.join(sorted(theirs))}. Convert the "
             "state or the field with .to()."
         )
+
+
+def _in_place(what: str, remedy: str) -> RuntimeError:
+    """Return the error of a field that writes to what it is called with."""
+    return RuntimeError(
+        f"The field changes its {what} in place, which the solver still needs. Begin it with "
+        f"{remedy}."
+    )
 
 
 def _check_derivative(dy: Any, shape: torch.Size) -> None:
