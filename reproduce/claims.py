@@ -141,7 +141,7 @@ def parse(text: str) -> tuple[Claim, ...]:
 
 def _claim(identity: str, entry: dict[str, Any]) -> Claim:
     name = f"{paper.CLAIMS}.{identity}"
-    paper.check_keys(name, entry, _REQUIRED, ("note", "shown", *paper.HISTORY))
+    paper.check_keys(name, entry, _REQUIRED, ("note", "shown", "later", "before"))
     for profile in entry["profiles"]:
         paper.one_of(name, "profiles", profile, get_args(paper.Profile))
     return Claim(
@@ -153,8 +153,15 @@ def _claim(identity: str, entry: dict[str, Any]) -> Claim:
         parts=tuple(_part(name, part) for part in entry["parts"]),
         note=paper.words(name, "note", entry.get("note", "")),
         shown=tuple(paper.words(name, "shown", one) for one in entry.get("shown", [])),
-        **paper.history(name, entry),
+        later=paper.words(name, "later", entry.get("later", "")),
+        before=_before(name, entry),
     )
+
+
+def _before(name: str, entry: dict[str, Any]) -> str:
+    if "before" in entry and "later" not in entry:
+        raise ValueError(f"[{name}] before lacks later, which says what was changed.")
+    return paper.words(name, "before", entry.get("before", ""))
 
 
 def _part(name: str, entry: dict[str, Any]) -> Part:

@@ -8,7 +8,7 @@ import math
 import statistics as spread
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -230,8 +230,18 @@ def _number_line(verdict: NumberVerdict, evidence: Evidence) -> Line:
         detail=verdict.detail,
         experiments=(number.experiment,),
         later=number.later,
-        before=number.before,
+        before=_before(verdict, evidence),
     )
+
+
+def _before(verdict: NumberVerdict, evidence: Evidence) -> str:
+    """Return the verdict by the tolerance that the number had before; empty if it is the same."""
+    number = verdict.number
+    if number.tolerance_before is None:
+        return ""
+    former = replace(number, tolerance=number.tolerance_before)
+    kind = judge_number(former, verdict.row, evidence).kind
+    return "" if kind == verdict.kind else kind
 
 
 def _binomial(

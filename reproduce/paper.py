@@ -16,8 +16,7 @@ Profile = Literal["paper", "short", "quick"]
 
 REQUIRED_OF_ALL = ("value", "where")
 REQUIRED_OF_NUMBERS = ("unit", "better", "tolerance", "reason", "test", "profiles")
-HISTORY = ("later", "before")  # of a rule that was written when rows were known
-OPTIONAL = ("rows", "note", "others", *HISTORY)
+OPTIONAL = ("rows", "note", "others", "later", "tolerance_before")
 OPTIONAL_OF_TEXT = ("rows", "note", "others", "reason")
 CLAIMS = "claims"  # the table of claims, which `reproduce.claims` reads
 
@@ -59,7 +58,7 @@ class PaperNumber:
         note: What to know before comparing; empty where nothing is.
         others: What others measured.
         later: What of the rule was added or changed when rows were known; empty if nothing was.
-        before: The verdict on today's rows by what it said before; empty where it is the same.
+        tolerance_before: The tolerance that it had before; None if it was the same.
     """
 
     experiment: str
@@ -77,7 +76,7 @@ class PaperNumber:
     note: str
     others: tuple[Rerun, ...]
     later: str = ""
-    before: str = ""
+    tolerance_before: float | None = None
 
     @property
     def name(self) -> str:
@@ -183,7 +182,8 @@ def _paper_number(experiment: str, row: str, metric: str, entry: object) -> Pape
         rows=tuple(words(name, "rows", item) for item in rows),
         note=words(name, "note", table.get("note", "")),
         others=tuple(_rerun(name, entry) for entry in table.get("others", [])),
-        **history(name, table),
+        later=words(name, "later", table.get("later", "")),
+        tolerance_before=_tolerance_before(name, table),
     )
 
 
@@ -198,12 +198,12 @@ def _rerun(name: str, entry: object) -> Rerun:
     )
 
 
-def history(name: str, table: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a table says of its rule's ``HISTORY``."""
-    told = {key: words(name, key, table.get(key, "")) for key in HISTORY}
-    if told["before"] and not told["later"]:
-        raise ValueError(f"[{name}] before is given without later, which says what was changed.")
-    return told
+def _tolerance_before(name: str, table: Mapping[str, Any]) -> float | None:
+    if "tolerance_before" not in table:
+        return None
+    if "later" not in table:
+        raise ValueError(f"[{name}] tolerance_before lacks later, which says what was changed.")
+    return _number(name, "tolerance_before", table["tolerance_before"], least=0.0)
 
 
 def check_keys(

@@ -104,6 +104,7 @@ def test_a_part_is_written_once_for_several_conditions() -> None:
     ("old", "new", "message"),
     [
         ('where = "Table 9"\n', "", "lacks where"),
+        ('where = "Table 9"\n', 'where = "Table 9"\nbefore = "holds"\n', "before lacks later"),
         ("need = 2", "needs = 2", "unknown needs"),
         ("need = 2", "need = 4", "need is 4, not between 1 and 3"),
         ('test = "welch"', 'test = "feeling"', "Choose one of exact, mean, welch"),

@@ -44,11 +44,11 @@ def test_errors_of_table_1_are_held_to_two_binomial_standard_errors(
     assert abs(paper.number("table1", row, "test_error").tolerance - two) < 0.005
 
 
-def test_a_verdict_before_needs_what_was_changed() -> None:
-    with pytest.raises(ValueError, match="without later"):
-        paper.parse(ENTRY + 'before = "worse"\n')
-    (number,) = paper.parse(ENTRY + 'later = "The tolerance."\nbefore = "worse"\n')
-    assert (number.later, number.before) == ("The tolerance.", "worse")
+def test_a_tolerance_before_needs_what_was_changed() -> None:
+    with pytest.raises(ValueError, match="lacks later"):
+        paper.parse(ENTRY + "tolerance_before = 0.2\n")
+    (number,) = paper.parse(ENTRY + 'later = "It was wider."\ntolerance_before = 0.2\n')
+    assert (number.later, number.tolerance_before) == ("It was wider.", 0.2)
 
 
 @pytest.mark.parametrize(
