@@ -394,6 +394,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "reproduce.failures",
         "reproduce.precision",
         "reproduce.provenance",
+        "reproduce.refusals",
         "reproduce.storage",
         "reproduce.tether",
     ),
