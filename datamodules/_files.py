@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tarfile
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,8 +73,10 @@ def ensure_files(folder: Path, files: Sequence[DataFile], sources: Sequence[Sour
             failures = _repair(folder, files, sources)
     except OSError as error:
         failures = [f"the folder itself: {_one_line(error)}"]
-    if not all((folder / file.name).exists() for file in files):
-        raise DataUnavailable(_remedy(folder, files, failures))
+    # Where the folder cannot be written, a damaged file still lies in it.
+    lacking = [file for file in files if not _verified(folder, file)]
+    if lacking:
+        raise DataUnavailable(_remedy(folder, lacking, failures))
 
 
 def _repair(folder: Path, files: Sequence[DataFile], sources: Sequence[Source]) -> list[str]:
@@ -83,7 +84,7 @@ def _repair(folder: Path, files: Sequence[DataFile], sources: Sequence[Source]) 
     for leftover in folder.glob(".fetch-*"):  # of a process that was killed
         shutil.rmtree(leftover)
     for file in files:
-        _drop_damaged(folder, file)
+        _put_damaged_aside(folder, file)
         _decompress_present(folder, file)
     failures: list[str] = []
     for source in sources:
@@ -115,11 +116,17 @@ def _verified(folder: Path, file: DataFile) -> bool:
         return False
 
 
-def _drop_damaged(folder: Path, file: DataFile) -> None:
+def _put_damaged_aside(folder: Path, file: DataFile) -> None:
     path = folder / file.name
     if path.exists() and not _verified(folder, file):
-        path.unlink()
-        warnings.warn(f"{path} failed its SHA-256 check and was removed.", stacklevel=2)
+        _put_aside(path, "it fails its SHA-256 check")
+
+
+def _put_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file, which may be all that somebody has of it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    print(f"{path} is damaged ({reason}); it is now {aside.name}.", file=sys.stderr)
 
 
 def _decompress_present(folder: Path, file: DataFile) -> None:
@@ -130,8 +137,7 @@ def _decompress_present(folder: Path, file: DataFile) -> None:
         with gzip.open(path) as stream:
             install(stream, file, folder)
     except (SourceFailed, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        path.unlink()
-        warnings.warn(f"{path} was removed: {_one_line(error)}", stacklevel=2)
+        _put_aside(path, _one_line(error))
 
 
 def install(stream: Readable, file: DataFile, folder: Path) -> None:
@@ -188,8 +194,8 @@ def _one_line(error: Exception) -> str:
 def _remedy(folder: Path, files: Sequence[DataFile], failures: Sequence[str]) -> str:
     names = ", ".join(file.name for file in files)
     return (
-        f"The data could not be fetched ({'; '.join(failures)}). Put {names}, plain or as .gz, "
-        f"into {folder.absolute()}, or name another data folder with --data-root (python -m "
-        "reproduce), --data.root (python -m reproduce.train) or the environment variable "
-        "REPRODUCE_DATA."
+        f"The data could not be fetched ({'; '.join(failures)}). Missing or damaged: {names}. Put "
+        f"a whole copy, plain or as .gz, into {folder.absolute()}, or name another data folder "
+        "with --data-root (python -m reproduce), --data.root (python -m reproduce.train) or the "
+        "environment variable REPRODUCE_DATA."
     )

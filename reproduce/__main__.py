@@ -13,12 +13,18 @@ from reproduce.arguments import (
     OF_TRAININGS,
     build_parser,
     check_flags,
+    check_folders,
     check_name,
     check_values,
     column,
 )
 from reproduce.catalogue import claim, names
 from reproduce.usage import UsageError
+
+INTERRUPTED = (
+    "\nInterrupted. Written rows are kept; the same command goes on with trainings and measures "
+    "anew."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_ranks()
         return _dispatch(arguments, list(argv) if argv is not None else sys.argv[1:])
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. Written rows are kept; the same command goes on with trainings and "
-            "measures anew.",
-            flush=True,
-        )
+        print(INTERRUPTED, flush=True)
         return 130
+    except _Terminated as stop:
+        print(INTERRUPTED, flush=True)
+        return stop.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -48,11 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came; what nobody catches ends the process with its status."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.status = 128 + number
+
+
 def _stop(number: int, frame: object) -> None:
-    sys.exit(128 + number)
+    raise _Terminated(number)
 
 
 def _dispatch(arguments: argparse.Namespace, argv: list[str]) -> int:
+    check_folders(arguments)
     # Commands are written with hyphens as often as modules with underscores.
     targets: list[str] = [target.replace("-", "_") for target in arguments.targets]
     if targets == ["list"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.catalogue import claim, names
-from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, nearest
+from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, suggestion
 
 PROFILES = ("smoke", "quick", "short", "paper")
 NOT_TO_SET = {
@@ -113,12 +113,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="measure only these problems or sizes (benchmark); the rows of others stay",
     )
-    add("--out", type=Path, default=DEFAULT_OUT, help="results (default: %(default)s)")
+    add("--out", type=_folder, default=DEFAULT_OUT, help="results (default: %(default)s)")
     add("--data-root", metavar="DIR", help="data sets (default: REPRODUCE_DATA, or data)")
     add("--show", action="store_true", help="open the figure, where there is a display")
     add("--strict", action="store_true", help="compare: fail where a shipped verdict broke")
     add("--report-only", action="store_true", help="redraw from the rows, without training")
     return parser
+
+
+def _folder(text: str) -> Path | str:
+    return Path(text) if text else text  # Path("") is the current folder; see check_folders
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -143,9 +147,23 @@ def check_name(name: str, others: Iterable[str] = VERBS) -> None:
     if name in VERBS:
         raise UsageError(f"{name} stands alone, or first with what it takes; see --help.")
     if name not in names():
-        raise UsageError(
-            f"Unknown target {name!r}. Did you mean {nearest(name, [*names(), *others])}?"
-        )
+        if "/" in name:
+            raise UsageError(
+                f"Unknown target {name!r}: a target is a name, no path. A folder of results is "
+                "named with --out; see `python -m reproduce list`."
+            )
+        raise UsageError(f"Unknown target {name!r}. {suggestion(name, [*names(), *others])}")
+
+
+def check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse an empty name of a folder, which would be the current one.
+
+    Raises:
+        UsageError: With what may be given.
+    """
+    for flag in ("out", "data_root"):
+        if getattr(arguments, flag) == "":
+            raise UsageError(f"--{flag.replace('_', '-')} '': give a folder; . is this one.")
 
 
 def check_values(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.catalogue import names
-from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, nearest
+from reproduce.usage import DEFAULT_OUT, VERBS, UsageError, suggestion
 
 
 def run(targets: Sequence[str], arguments: Namespace) -> int:
@@ -22,6 +22,11 @@ def run(targets: Sequence[str], arguments: Namespace) -> int:
     paths = [
         target for target, name in zip(targets, experiments, strict=True) if name not in known
     ]
+    if len(paths) > 2 and not arguments.strict:
+        raise UsageError(
+            f"compare: {', '.join(paths)} are no experiments, and at most two sets of results are "
+            f"compared, not {len(paths)}."
+        )
     for target in paths:
         _check_set(target)
     if arguments.strict:
@@ -35,8 +40,11 @@ def run(targets: Sequence[str], arguments: Namespace) -> int:
             f"compare: {known[0]} is an experiment and {paths[0]} a set of results. Give two sets "
             f"(./{known[0]} is the folder), or experiments alone."
         )
-    if len(paths) != 2:
-        raise UsageError(f"compare takes two sets of results, got {len(paths)}.")
+    if len(paths) == 1:
+        raise UsageError(
+            "compare takes two sets of results, got 1. One alone is compared with the shipped "
+            f"verdicts: compare {paths[0]} --strict."
+        )
     _sets(Path(paths[0]), Path(paths[1]), arguments)
     return 0
 
@@ -48,9 +56,11 @@ def _check_set(target: str) -> None:
         return
     if target.replace("-", "_") in VERBS:
         raise UsageError(f"{target} is no set of results; it stands alone or first, see --help.")
+    if "/" in target:
+        raise UsageError(f"{target}: there is no such folder of results, and no such CSV.")
     raise UsageError(
-        f"Unknown target {target!r}: neither an experiment nor a folder or CSV that exists. Did "
-        f"you mean {nearest(target, names())}?"
+        f"Unknown target {target!r}: neither an experiment nor a folder or CSV that exists. "
+        f"{suggestion(target, names())}"
     )
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from reproduce import failures, own_code, provenance, storage, tether
+from reproduce import failures, own_code, provenance, refusals, storage, tether
 from reproduce.own_rows import OwnRow
 from reproduce.records import Status
 
@@ -275,7 +274,7 @@ def check(jobs: Sequence[Job]) -> None:
             job = paths[reached[-1].removeprefix("checking ")] if reached else jobs[0]
             lines = done.stderr.splitlines()
             last = lines[-1] if lines else f"the check ended with status {done.returncode}"
-            reason = _refusal(lines) if done.returncode == BAD_COMMAND_LINE else last
+            reason = refusals.last(lines) if done.returncode == BAD_COMMAND_LINE else last
             raise BadSettings(f"{job.experiment}, row {job.row}: {reason}")
 
 
@@ -409,24 +408,12 @@ def _result(job: Job, folder: Path, code: int) -> Result:
     lines = [line for line in log.splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "no output"
     if code == BAD_COMMAND_LINE:
-        raise BadSettings(f"{job.experiment}, row {job.row}: {_refusal(lines)}")
+        raise BadSettings(f"{job.experiment}, row {job.row}: {refusals.last(lines)}")
     if code == failures.FULL_DISK:
         return Result(job, folder, "disk_full", failures.full_disk(folder))
     if failures.is_signal(code):  # on SIGTERM, Lightning ends without an exit status
         return Result(job, folder, "killed", failures.killed(code))
     return Result(job, folder, "error", last)
-
-
-def _refusal(lines: Sequence[str]) -> str:
-    """Pick the reason out of jsonargparse's last message, which lists every type it tried."""
-    start = max((i for i, line in enumerate(lines) if line.startswith("error:")), default=0)
-    told = [line.strip().removeprefix("error:").lstrip(" -") for line in lines[start:]]
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>")
-    kept = [line for line in told if not line.startswith((*noise, "Given value type"))]
-    # A short value helps; a long one is the whole configuration.
-    text = " ".join(line for line in kept if not line.startswith("Given value") or len(line) < 60)
-    text = re.sub(r'Parser key "model": Problem with given class_path \S+ ', "", text)
-    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from matplotlib.figure import Figure
 
-from reproduce import folders, own_rows, placement, plotting, printout, records
+from reproduce import folders, own_rows, placement, plotting, printout, provenance, records
 from reproduce.arguments import OF_TRAININGS, changes, check_flags
 from reproduce.context import Context
 from reproduce.jobs import BadSettings
@@ -98,24 +98,30 @@ def run(name: str, arguments: Namespace, argv: list[str]) -> int:
     changed = f"-{in_a_file_name(ctx.overrides_text)}" if ctx.changes else ""
     figure = path.with_name(path.stem + changed)
     lacking = ""
+    drawn = any(row.status == "ok" for row in rows)
     try:
-        drawings = _figures(module, rows, path.parent)
-        frames = module.movie(rows, path.parent) if hasattr(module, "movie") else None
+        drawings = _figures(module, rows, path.parent) if drawn else {}
+        frames = module.movie(rows, path.parent) if drawn and hasattr(module, "movie") else None
     except LookupError as error:
-        drawings, frames = {}, None
-        lacking = (
-            f"{path} lacks what the figure needs, first {error}: a run was interrupted, or "
-            "trainings failed. Run the command again without --report-only."
-        )
-    for part, drawn in drawings.items():
-        plotting.save(drawn, figure.with_name(f"{figure.name}-{part}" if part else figure.name))
+        drawings, frames, lacking = {}, None, str(error)
+    for part, drawing in drawings.items():
+        plotting.save(drawing, figure.with_name(f"{figure.name}-{part}" if part else figure.name))
     if frames is not None:
         plotting.save_movie(frames, figure.with_name(f"{figure.name}.gif"))
     printout.comparison(name, rows)
     printout.remarks(name, rows)
     printout.own_verdicts(name, rows)
+    if lacking and failed:  # as the rows say: nothing is wrong with the command
+        print(f"Rows: {path}   No figure: it lacks {lacking}.")
+        return 1
     if lacking:
-        raise UsageError(lacking)
+        raise UsageError(
+            f"{path} lacks what the figure needs, first {lacking}: a run was interrupted, or "
+            "trainings failed. Run the command again without --report-only."
+        )
+    if not drawn:
+        print(f"Rows: {path}   No figure: none of them is ok.")
+        return int(failed)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
     if arguments.show:
         _show(figure.with_name(f"{figure.name}.png"))
@@ -173,8 +179,11 @@ def _check_folders(ctx: Context, path: Path) -> None:
                 f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out "
                 "(results) or REPRODUCE_RUNS (run folders)."
             ) from error
+    # What is damaged is found out now, not when there is a measurement to be written.
     if path.exists():
         records.read(path)
+    if provenance.path_for(path).exists():
+        provenance.read(path)
 
 
 def build_context(module: ModuleType, arguments: Namespace, argv: list[str]) -> Context:

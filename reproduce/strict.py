@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reproduce import tables
 from reproduce.claims import claims
-from reproduce.judgements import NOT_RUN
+from reproduce.judgements import NOT_RUN, WIDTH
 from reproduce.paper import published
 from reproduce.records import SEEDS_FOR_A_VERDICT, Record
 from reproduce.verdicts import ClaimVerdict, Evidence, NumberVerdict, judge_claim, judge_number
@@ -81,12 +83,21 @@ def render(checks: Iterable[Check]) -> str:
     reasons: dict[str, list[str]] = {}
     for one in absent:
         reasons.setdefault(one.detail, []).append(one.id)
-    lines += [f"not compared, {why}: {', '.join(which)}" for why, which in reasons.items()]
+    for why, which in reasons.items():
+        told = f"not compared, {why}: {_counted(which)}"
+        lines += textwrap.wrap(told, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     lines.append(
         f"Of {len(listed)} shipped verdicts {stands} stand, {len(broken)} are broken, "
         f"{len(absent)} were not compared."
     )
     return "\n".join(lines)
+
+
+def _counted(ids: Sequence[str]) -> str:
+    """Return how many numbers there are of each experiment, and the claims by name."""
+    numbers = Counter(name.partition(".")[0] for name in ids if "." in name)
+    told = [f"{count} of {experiment}" for experiment, count in numbers.items()]
+    return ", ".join(told + [name for name in ids if "." not in name])
 
 
 def _decided(shipped: Path, kind: str, verdict: str) -> dict[str, str]:

@@ -14,19 +14,20 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import datamodules
 from lightning_modules.callbacks import Diverged, DivergenceGuard, Predictions, Progress, RunCost
 from lightning_modules.checkpoints import EVERY, Checkpoints, newest
 from lightning_modules.metrics_log import LogCutShort, MetricsLog
-from lightning_modules.solvers import SolverFailed, import_backend
-from reproduce import failures, provenance, storage, tether
+from lightning_modules.solvers import SolverFailed, SolverSettings, find_backend, import_backend
+from reproduce import failures, provenance, refusals, storage, tether
 from reproduce.allocator import keep_freed_memory
 from reproduce.precision import allow_tf32
 
@@ -90,6 +91,16 @@ class SuiteTrainer(pl.Trainer):
         )
 
 
+class SuiteParser(LightningArgumentParser):
+    """A parser whose refusals are one line, without all flags and the whole configuration."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print why the command line was refused and exit with status 2."""
+        if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG"):
+            super().error(message, ex)
+        self.exit(2, f"error: {refusals.reason(message)}\n")
+
+
 class SuiteCLI(LightningCLI):
     """LightningCLI with ``run`` and with the suite's logger and callbacks."""
 
@@ -124,15 +135,16 @@ class SuiteCLI(LightningCLI):
         allow_tf32(False)
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Log to CSV and keep the last two checkpoints, all in ``default_root_dir``."""
+        _check_solvers(self.model)
         given = self._get(self.config_init, "trainer")
         root = str(given["default_root_dir"] or Path.cwd() / "runs")
         kwargs.setdefault("default_root_dir", root)
-        Path(root).mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(root))
         if self.subcommand == "test":  # leaves the files of the training alone
             kwargs["logger"], self.save_config_callback = False, None
         elif given["logger"] is None:
@@ -148,6 +160,31 @@ class SuiteCLI(LightningCLI):
         asked = given["callbacks"] or []
         kwargs["callbacks"] = [*(asked if isinstance(asked, list) else [asked]), *own]
         return super().instantiate_trainer(**kwargs)
+
+
+def _check_solvers(model: pl.LightningModule) -> None:
+    """Refuse solver settings that nothing offers now, not in the first batch."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, SolverSettings):
+                find_backend(value)
+
+
+def _make_folder(root: Path) -> None:
+    """Make the folder of a run; a full disk is no bad command line."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if failures.disk_is_full(error):
+            raise
+        raise ValueError(
+            f"--trainer.default_root_dir {root} cannot be made: {error.strerror}. Name another "
+            "folder."
+        ) from error
+    if not os.access(root, os.W_OK):
+        raise ValueError(
+            f"--trainer.default_root_dir {root} cannot be written to. Name another folder."
+        )
 
 
 def _check_test(metrics: dict[str, float]) -> None:
@@ -236,6 +273,7 @@ class _Checker(SuiteCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build a bare Trainer, which refuses what every Trainer refuses."""
+        _check_solvers(self.model)
         config = self._get(self.config_init, "trainer")
         bare = {"logger": False, "enable_checkpointing": False, "callbacks": None}
         return self._instantiate_trainer({**config, **bare}, [])
@@ -247,6 +285,7 @@ def _check(paths: list[str]) -> int:
         print(f"checking {path}", flush=True)
         _Checker(
             trainer_class=SuiteTrainer,
+            parser_class=SuiteParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -267,6 +306,7 @@ def main() -> int:
         with tether.tied():
             SuiteCLI(
                 trainer_class=SuiteTrainer,
+                parser_class=SuiteParser,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 seed_everything_default=0,

@@ -19,7 +19,7 @@ class UsageError(ValueError):
     """The command line asks for something that does not exist."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known names that are most like ``name``, or all of them, for a message."""
-    choices = list(known)
-    return ", ".join(difflib.get_close_matches(name, choices, n=3) or choices)
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return, for a message, the known names that ``name`` may mean, or where all are told."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {', '.join(near)}?" if near else "See `python -m reproduce list`."

@@ -52,6 +52,8 @@ PROTOCOL = 1
 TRAINS = False
 SEEDED = True
 STATES, UNITS, BATCH = 4, 16, 8
+IN_EPSILONS = ("largest_difference", "largest_gradient_difference")
+EPSILON = "ε"
 SPANS = {"unit_steps": "euler", "unit_span": "euler", "heun_steps": "heun"}
 PROFILES = {
     "smoke": Profile({"blocks": 10}, seeds=1, minutes=0.2),
@@ -83,6 +85,10 @@ def table(records: list[Record]) -> "pd.DataFrame":
     from reproduce.records import to_frame
 
     frame = to_frame([r for r in records if r.seed == records[0].seed])
+    # Without its unit, 1e15 would be read as a difference of that size.
+    frame["metric"] = frame["metric"].replace(
+        {name: f"{name} [{EPSILON}]" for name in IN_EPSILONS}
+    )
     return frame.pivot_table(index="row", columns="metric", values="value", sort=False)
 
 
@@ -244,8 +250,9 @@ def _panels(seed: int) -> dict[str, dict[str, float]]:
 def _unit(metric: str) -> str:
     if metric.startswith("parameters"):
         return "parameters"
-    units = {"largest_difference": "ε", "largest_gradient_difference": "ε"}
-    return {**units, "evaluations": "evaluations", "steps": "steps"}.get(metric, "")
+    if metric in IN_EPSILONS:
+        return EPSILON
+    return {"evaluations": "evaluations", "steps": "steps"}.get(metric, "")
 
 
 def _draw_jumps(axes: "Axes", seed: int) -> None:

@@ -65,12 +65,33 @@ def test_complete_files_need_no_source_and_no_writable_folder(tmp_path: Path) ->
         tmp_path.chmod(0o700)
 
 
-def test_a_tampered_file_is_removed_named_and_fetched_again(tmp_path: Path) -> None:
+def test_a_tampered_file_is_kept_aside_named_and_fetched_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     deliver(tmp_path)
     (tmp_path / "file-2").write_bytes(b"tampered")
-    with pytest.warns(UserWarning, match=r"file-2 failed its SHA-256 check and was removed"):
-        ensure_files(tmp_path, FILES, [Source("good", deliver)])
+    ensure_files(tmp_path, FILES, [Source("good", deliver)])
     assert complete(tmp_path)
+    assert (tmp_path / "file-2.damaged").read_bytes() == b"tampered"
+    damaged, *_ = capsys.readouterr().err.splitlines()
+    path = tmp_path / "file-2"
+    assert damaged == f"{path} is damaged (it fails its SHA-256 check); it is now file-2.damaged."
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_of_one_damaged_file_the_others_are_not_asked_for(
+    tmp_path: Path, writable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(tmp_path)
+    (tmp_path / "file-2").write_bytes(b"tampered")
+    if not writable:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(_files.os, "replace", refuse)
+    with pytest.raises(DataUnavailable, match=r"Missing or damaged: file-2\. Put"):
+        ensure_files(tmp_path, FILES, [Source("silent", fail)])
 
 
 def test_compressed_files_in_place_are_used(tmp_path: Path) -> None:
@@ -85,11 +106,14 @@ def test_compressed_files_in_place_are_used(tmp_path: Path) -> None:
     [gzip.compress(b"other"), gzip.compress(bytes(10**6)), gzip.compress(b"x")[:-9], b"no gzip"],
     ids=["tampered", "bomb", "truncated", "not gzip"],
 )
-def test_a_damaged_compressed_file_is_removed_and_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_compressed_file_is_kept_aside_and_named(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file-1.gz").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"file-1\.gz was removed"):
-        ensure_files(tmp_path, FILES, [Source("good", deliver)])
+    ensure_files(tmp_path, FILES, [Source("good", deliver)])
     assert complete(tmp_path)
+    assert (tmp_path / "file-1.gz.damaged").read_bytes() == content
+    assert "it is now file-1.gz.damaged." in capsys.readouterr().err
 
 
 def test_the_next_source_is_asked_when_one_fails_or_delivers_rubbish(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reproduce import jobs
+from reproduce import jobs, refusals
 from reproduce.jobs import BadSettings, Job
 
 JOB = Job("table1", "odenet", "odenet.yaml", {"trainer.max_epochs": 1}, seed=0, protocol=1)
@@ -189,7 +189,7 @@ Given value: Namespace(class_path='datamodules.MNIST', init_args=Namespace(root=
     ],
 )
 def test_a_refusal_is_told_by_its_reason(printed: str, reason: str) -> None:
-    assert jobs._refusal(printed.splitlines()) == reason
+    assert refusals.last(printed.splitlines()) == reason
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,9 @@ def test_a_group_is_no_setting() -> None:
 def test_settings_are_checked_for_every_row_before_one_is_trained() -> None:
     fits = replace(JOB, overrides={"model.solver.rtol": 1e-4})
     jobs.check([fits])
+    named = Job("spiral", "path", "spiral_path.yaml", {"model.solver.method": "rk45"}, 0, 1)
+    with pytest.raises(BadSettings, match=r"row path: .*has no method 'rk45'\. Choose one of"):
+        jobs.check([named])
     narrow = replace(JOB, row="small", overrides={"model.width": 10})
     with pytest.raises(BadSettings, match=r"row small: .*divisible by num_groups"):
         jobs.check([fits, narrow])

@@ -1,7 +1,9 @@
 """The suite's command line: refusals in one line, and Table 1 from one end to the other."""
 
+import math
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -55,6 +57,9 @@ README = Path(__file__).parents[2] / "README.md"
         (["benchmark", "--device", "cpu", "--only", ""], "--only '': give names"),
         (["benchmark", "--device", "cpu", "--only", "cnf,"], "--only 'cnf,': give names"),
         (["table1", "--seed", "-1"], "--seed -1"),
+        (["table1", "--out", ""], "--out '': give a folder"),
+        (["status", "--out", ""], "--out '': give a folder"),
+        (["table1", "--data-root", ""], "--data-root '': give a folder"),
         (["table1", "--seed", "1", "--seeds", "2"], "give one of them"),
     ],
 )
@@ -263,6 +268,47 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(
     (tmp_path / "file").touch()
     assert main(["table1", "--device", "cpu", "--out", str(tmp_path / "file" / "out")]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["smoke.csv", "smoke.provenance.json"])
+def test_a_damaged_file_is_found_out_before_anything_is_measured(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(ctx: Context) -> list[Record]:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(step_time, "run", run)
+    (tmp_path / "step_time").mkdir()
+    (tmp_path / "step_time" / name).write_text("{")
+    given = ["step-time", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(given) == 1
+    assert str(tmp_path / "step_time" / name) in capsys.readouterr().err
+
+
+def test_no_figure_is_drawn_where_no_row_is_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = records.read(README.parent / "results" / "step_time" / "short.csv")
+    failed = [replace(row, value=math.nan, status="diverged", profile="smoke") for row in shipped]
+    records.append(tmp_path / "step_time" / "smoke.csv", failed)
+    monkeypatch.setattr(step_time, "run", lambda ctx: failed)
+    given = ["step-time", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(given) == 1
+    assert "No figure: none of them is ok." in capsys.readouterr().out
+    assert not list((tmp_path / "step_time").glob("*.png"))
+
+
+def test_sigterm_is_told_as_ctrl_c_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        monkeypatch.setattr(step_time, "run", lambda ctx, n=number: signal.raise_signal(n))
+        given = ["step-time", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+        assert main(given) == status
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "Interrupted. Written rows are kept" in told[0]
 
 
 def test_a_report_without_rows_says_what_to_do(

@@ -155,12 +155,11 @@ def test_a_path_that_cannot_be_followed_is_a_failed_row_beside_the_others(
     assert math.isfinite(next(r.value for r in rows if r.metric == "speed_ratio"))
 
 
-def test_without_weights_there_is_no_movie_and_the_figures_are_empty(
-    smoke: Path, tmp_path: Path
-) -> None:
+def test_without_weights_there_is_neither_movie_nor_figure(smoke: Path, tmp_path: Path) -> None:
     rows = records.read(smoke / "spiral" / "smoke.csv")
     assert spiral.movie(rows, tmp_path) is None
-    assert set(spiral.figures(rows, tmp_path)) == {"", "extrapolation", "off_by_one"}
+    with pytest.raises(LookupError, match="weights of end or path"):
+        spiral.figures(rows, tmp_path)
 
 
 def test_a_field_that_is_too_fast_by_a_factor_has_that_speed_and_error() -> None:

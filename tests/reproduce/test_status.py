@@ -163,6 +163,10 @@ def test_nothing_there_is_said_and_some_experiments_can_be_named(
     assert len(_printed(tmp_path, capsys, "table2")) == 1
     assert main(["status", "tabel1"]) == 2
     assert "table1" in capsys.readouterr().err
+    assert main(["status", "nonsense"]) == 2
+    assert "'nonsense'. See `python -m reproduce list`." in capsys.readouterr().err
+    assert main(["status", "results/nowhere"]) == 2
+    assert "a target is a name, no path" in capsys.readouterr().err
     assert main(["status", "reports"]) == 2
     assert "mean report" not in capsys.readouterr().err  # which is nothing to have a status
     for flag in ("--seeds=2", "--profile=short", "--only=cnf", "--retry-failed", "--time-limit=3"):

@@ -107,6 +107,9 @@ def test_help_comes_from_the_docstrings(capsys: pytest.CaptureFixture[str]) -> N
         ("--model.solver.rtol=-1", "rtol"),
         ("--model.body=densenet", "densenet"),
         ("--data.batch=3", "batch"),
+        ("--trainer.max_steps=many", "max_steps"),
+        ("--trainer.max_epochs=-5", "max_epochs"),
+        (f"--trainer.default_root_dir={__file__}/x", "default_root_dir"),
     ],
 )
 def test_unknown_and_impossible_settings_are_refused_by_name(
@@ -115,7 +118,33 @@ def test_unknown_and_impossible_settings_are_refused_by_name(
     with pytest.raises(SystemExit) as stop:
         _main(["fit", "--config", _config("odenet.yaml"), flag])
     assert stop.value.code == 2
-    assert named in capsys.readouterr().err
+    refusal = _refusal(capsys.readouterr().err)
+    assert named in refusal
+    assert "Namespace" not in refusal
+
+
+@pytest.mark.parametrize("key", ["method", "backend"])
+@pytest.mark.parametrize(
+    "name", ["spiral_path", "odenet", "latent_ode", "springs_physics", "ffjord"]
+)
+def test_a_solver_that_nothing_offers_is_refused_before_a_folder_is_made(
+    name: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new"
+    given = [f"--model.solver.{key}=rk45", f"--trainer.default_root_dir={folder}"]
+    with pytest.raises(SystemExit) as stop:
+        _main(["run", "--config", _config(f"{name}.yaml"), *given])
+    assert stop.value.code == 2
+    assert "'rk45'. Choose one of" in _refusal(capsys.readouterr().err)
+    assert not folder.exists()
+
+
+def _refusal(printed: str) -> str:
+    """Return the one line of a refusal, after what Lightning says of itself."""
+    *before, told = printed.splitlines()
+    assert told.startswith("error: ")
+    assert not any("usage" in line or "Traceback" in line for line in before)
+    return told
 
 
 def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
