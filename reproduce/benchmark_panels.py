@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reproduce.benchmark_plans import TITLES
 from reproduce.records import Record
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def over_error(
         places = list(axes.flat)
         for place, label in zip(places, labels, strict=False):
             _draw(place, records, label, work, error)
-            place.set_title(label.replace("_", " "))
+            place.set_title(TITLES[label])
             place.set_xlabel(said)
             place.set_ylabel("ms")
         for place in places[len(labels) :]:
@@ -56,22 +57,24 @@ def by_size(records: Sequence[Record], labels: Sequence[str]) -> "Figure":
     values = {(r.row, r.metric): r.value for r in records if r.status == "ok"}
     labels = sorted(labels, key=_size)
     with plotting.style():
-        figure, axes = plotting.subplots(size=(9.0, 4.5))
-        for library, ways in LIBRARIES.items():
+        figure, axes = plotting.subplots(size=(10.0, 4.8))
+        shifts = plotting.side_by_side(len(LIBRARIES))
+        for (library, ways), shift in zip(LIBRARIES.items(), shifts, strict=True):
             found = []
             for place, label in enumerate(labels):
                 times = [values.get((f"{label}_{library}_{w}", "step_ms_1e-5")) for w in ways]
                 there = [t for t in times if t is not None]
                 if there:
-                    found.append((place, min(there)))
+                    found.append((place + shift, min(there)))
             if found:
                 style = plotting.method_style(library)
                 axes.plot(*zip(*found, strict=True), linestyle="none", **style)
-        axes.set_xticks(range(len(labels)), [x.replace("_", "\n") for x in labels], fontsize=9)
+        plotting.slots(axes, [_size_in_words(label) for label in labels], fontsize=9)
         axes.set_yscale("log")
         plotting.plain_ticks(axes.yaxis)
         axes.set_ylabel("training step at tolerance 1e-5 (ms)")
-        axes.set_xlabel("problem, batch x state")
+        axes.margins(y=0.1)
+        axes.set_xlabel("problem, batch × state; marks of one side by side")
         plotting.legend(axes)
     return figure
 
@@ -90,6 +93,7 @@ def _draw(axes: "Axes", records: Sequence[Record], label: str, work: str, error:
             axes.plot(*zip(*best, strict=True), linestyle=LINES[library], **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.margins(0.1)
     plotting.plain_ticks(axes.yaxis)
     plotting.spaced_ticks(axes.xaxis)
     axes.invert_xaxis()
@@ -107,6 +111,11 @@ def _curve(
     keys.sort(key=float, reverse=True)
     points = [(values[f"{error}_{key}"], values[f"{work}_ms_{key}"]) for key in keys]
     return [(wrong, time) for wrong, time in points if wrong < 1]
+
+
+def _size_in_words(label: str) -> str:
+    problem, size = _size(label)
+    return f"{TITLES[problem]}\n{' × '.join(f'{number:,}' for number in size)}"
 
 
 def _size(label: str) -> tuple[str, list[int]]:

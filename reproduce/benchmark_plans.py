@@ -19,6 +19,17 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "van_der_pol": {},
     "van_der_pol_stiff": {},
 }
+# What they are called where people read of them.
+TITLES = {
+    "spiral": "spiral",
+    "cnf": "flow",
+    "latent": "latent ODE",
+    "odenet": "ODE-Net's field",
+    "linear": "linear",
+    "van_der_pol": "van der Pol",
+    "van_der_pol_stiff": "stiff van der Pol",
+    "own": "a field of one's own",
+}
 # Each of these is another program for every size, and none of them the fastest of its library.
 _WITHOUT_SIZES = ("each", "unfactored", "torchode_compiled")
 _SINGLE = 1e-6  # float32 cannot be asked for less

@@ -265,6 +265,36 @@ def spaced_ticks(axis: Axis) -> None:
         axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=everywhere))
 
 
+def slots(axes: Axes, names: Sequence[str], **text: Any) -> None:
+    """Give each name a slot of width 1 around 0, 1, …, so that marks may stand side by side.
+
+    A line between two slots says where the one ends and the other begins.
+
+    Args:
+        axes: Whose horizontal axis it is.
+        names: What is written below each slot.
+        text: What its labels look like.
+    """
+    axes.set_xticks(range(len(names)), names, **text)
+    axes.set_xticks([k + 0.5 for k in range(len(names) - 1)], minor=True)
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.grid(False, axis="x", which="major")
+    axes.grid(True, axis="x", which="minor")
+    axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def side_by_side(marks: int, width: float = 0.88) -> list[float]:
+    """Return how far from the middle of its slot each of some marks stands."""
+    return [width * ((mark + 0.5) / marks - 0.5) for mark in range(marks)]
+
+
+def halo() -> list[Any]:
+    """Return the path effect that keeps lines out of a letter: a white rim."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3, foreground="white")]
+
+
 def legend(axes: Axes) -> None:
     """Name each method once, above the axes, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()

@@ -195,10 +195,12 @@ def _densities(records: list[Record], folder: "Path") -> "Figure":
             panels[0].set_ylabel(target.upper(), rotation=0, labelpad=14)
             _lines(axes[row][9], records, target, ("nf", "cnf"), "kl")
             axes[row][9].set_ylabel("KL on the box (nats)", fontsize=10)
-        axes[-1][9].set_xlabel("K or M", fontsize=11)
+        axes[-1][9].set_xlabel("layers K or width M", fontsize=11)
         axes[0][9].legend(fontsize=9)
         figure.suptitle(
-            f"Planar flows (left) and continuous flows (right); {_budgets(records)}", fontsize=12
+            "Planar flows of K layers (left) and continuous flows of width M, the units of their "
+            f"field (right)\n{_budgets(records)}",
+            fontsize=12,
         )
     return figure
 
@@ -226,7 +228,7 @@ def _variants(records: list[Record]) -> "Figure":
             for panel, metric in zip(axes[:, column], ("kl", "outside"), strict=True):
                 _lines(panel, records, target, KINDS, metric)
             axes[0][column].set_title(target.upper())
-            axes[1][column].set_xlabel("M, or the K that it stands for")
+            axes[1][column].set_xlabel("width M, or the K that it stands for")
         axes[0][0].set_ylabel("KL on the box (nats)")
         axes[1][0].set_ylabel("mass outside of it")
         axes[0][0].legend(fontsize=10)
@@ -250,10 +252,16 @@ def _lines(
         axes.errorbar(list(points), means, halves, capsize=3, **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(SIZES, [str(size) for size in SIZES])
+    axes.set_xlim(SIZES[0] / 1.3, SIZES[-1] * 1.3)  # no mark is cut at the border
     axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.05 * axes.get_ylim()[1])
     axes.tick_params(labelsize=10)
 
 
 def _budgets(records: list[Record]) -> str:
+    from reproduce import plotting
+
     seen = {r.row.partition("_u")[0]: r.budget for r in records}
-    return "; ".join(f"{kind}: {seen[kind]}" for kind in ("cnf", "nf") if kind in seen)
+    return "; ".join(
+        f"{plotting.NAMES[kind]}: {seen[kind]}" for kind in ("nf", "cnf") if kind in seen
+    )

@@ -102,17 +102,19 @@ def _gaps(records: list[Record]) -> "Figure":
     from reproduce import plotting
 
     with plotting.style():
-        figure, axes = plotting.subplots(size=(7.0, 4.0))
-        rows = [f"{kind}_{data}" for data in DATA for kind in KINDS]
-        for place, row in enumerate(rows):
-            gaps = [r.value for r in records if (r.row, r.metric) == (row, "nll_gap")]
-            kind = row.partition("_")[0]
-            axes.plot(gaps, [place] * len(gaps), linestyle="none", **plotting.method_style(kind))
-        axes.set_yticks(range(len(rows)), [row.partition("_")[2] for row in rows])
-        axes.invert_yaxis()
+        figure, axes = plotting.subplots(size=(7.5, 4.4))
+        rows = [(data, kind) for data in DATA for kind in KINDS]
+        for place, (data, kind) in enumerate(rows):
+            gaps = [r.value for r in records if (r.row, r.metric) == (f"{kind}_{data}", "nll_gap")]
+            # Seeds of nearly the same gap would hide each other on one line.
+            heights = [place + shift for shift in plotting.side_by_side(len(gaps), 0.5)]
+            axes.plot(gaps, heights, linestyle="none", **plotting.method_style(kind))
+        names = [f"{data},\n{plotting.method_style(kind)['label']}" for data, kind in rows]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.axhline(len(KINDS) - 0.5, color="#555555", linewidth=1)  # between the data
         axes.set_xlim(left=0)
-        axes.set_xlabel("held-out -log q above the entropy of the data (nats)")
-        plotting.legend(axes)
+        axes.set_xlabel("held-out -log q above the entropy of the data (nats);\na mark a seed")
         figure.suptitle(records[0].budget, fontsize=11)
     return figure
 

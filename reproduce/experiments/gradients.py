@@ -159,13 +159,14 @@ def plot(records: list[Record]) -> "Figure":
                 axes[0][column].plot([10.0**-k for k in ks], ys, **look)
                 axes[1][column].plot([evaluations[k] for k in ks], ys, **look)
             axes[0][column].set_title(title)
-            _draw_reference(axes[:, column], records, f"{problem}_reference")
             axes[0][column].set_xlabel("tolerance")
             axes[1][column].set_xlabel("evaluations, forward and backward")
         for axis in axes.flat:
             axis.set_xscale("log")
             axis.set_yscale("log")
             axis.xaxis.set_minor_formatter("")
+        for column, problem in enumerate(names):
+            _draw_reference(axes[:, column], records, f"{problem}_reference")
         for row in axes:
             row[0].set_ylabel(r"relative error of $dL/d\theta$")
         axes[0][0].legend()
@@ -202,7 +203,17 @@ def _draw_reference(axes: Any, records: list[Record], row: str) -> None:
         if (r.row, r.metric) == (row, "theta"):
             for axis in axes:
                 axis.axhline(r.value, color="#555555", linestyle="--", linewidth=1)
-                axis.annotate("reference", (0.02, r.value), xycoords=("axes fraction", "data"))
+                # Below its line, where no mark is: an error that small could not be told.
+                axis.annotate(
+                    "how far the reference may be off",
+                    (0.02, r.value),
+                    (0, -4),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize=11,
+                )
+                axis.set_ylim(bottom=r.value / 3)
 
 
 def _by_tolerance(records: list[Record], row: str, quantity: str) -> dict[int, float]:

@@ -68,7 +68,6 @@ TRAINS = True
 NETWORKS = ("rnn", "rnn_gap", "latent_ode")
 POINTS = (30, 50, 100)
 PROBED = "latent_ode_30"
-SHIFT = 6.0  # between the marks of neighbouring networks, in points
 MINUTES = {"smoke": 1.0, "quick": 6.5, "short": 14.0, "paper": None}
 SEEDS = {"smoke": 1, "quick": 1, "short": 5, "paper": 5}
 PROFILES = {
@@ -161,17 +160,20 @@ def plot(records: list[Record]) -> "Figure":
 
     with plotting.style():
         figure, (left, right) = plotting.subplots(1, 2, size=(7.0, 4.8))
-        for place, network in enumerate(_networks(records)):
-            _course(left, records, network, "rmse", place - 1)
-        _course(right, records, "advantage", "advantage", 0)
+        networks = _networks(records)
+        for network, beside in zip(networks, _beside_the_paper(len(networks)), strict=True):
+            _course(left, records, network, "rmse", beside)
+        _course(right, records, "advantage", "advantage", 0.0)
         left.set_ylabel("RMSE on 100 future times")
         right.set_ylabel("better RNN's over latent ODE's", fontsize=12)
         right.axhline(1, color="#555555", linewidth=1)
         for axes, columns in ((left, 2), (right, 1)):
             axes.set_yscale("log")
             plotting.plain_ticks(axes.yaxis)
-            axes.set_xticks(POINTS)
-            axes.set_xlabel("observed points of 100")
+            plotting.slots(axes, [str(points) for points in POINTS])
+            axes.set_xlabel(
+                "observed points of 100; marks of one number side by side", fontsize=12
+            )
             axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
         seeds = len({r.seed for r in records})
         figure.suptitle(
@@ -180,7 +182,14 @@ def plot(records: list[Record]) -> "Figure":
     return figure
 
 
-def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: int) -> None:
+def _beside_the_paper(networks: int) -> list[float]:
+    """Return where the networks stand in a slot, whose middle is left to the published values."""
+    before = (networks + 1) // 2
+    places = [*range(-before, 0), *range(1, networks - before + 1)]
+    return [0.36 * place / before for place in places]
+
+
+def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: float) -> None:
     """Draw every seed, a line through the means and the published values, hollow, alike coloured.
 
     Args:
@@ -188,28 +197,28 @@ def _course(axes: "Axes", records: list[Record], name: str, metric: str, shift: 
         records: The rows.
         name: What the rows are called before the number of points.
         metric: Their metric.
-        shift: Which of the neighbours at a number of points.
+        shift: How far from the middle of the slot of a number of points.
     """
     from reproduce import paper, plotting
 
     style: dict[str, Any] = {**plotting.method_style(name), "markersize": 8}
     marks = [
-        (points, r.seed, r.value)
-        for points in POINTS
+        (slot, r.seed, r.value)
+        for slot, points in enumerate(POINTS)
         for r in records
         if (r.row, r.metric, r.status) == (f"{name}_{points}", metric, "ok")
     ]
     if marks:
         seeds = sorted({seed for _, seed, _ in marks})
-        beside = {seed: k - (len(seeds) - 1) / 2 for k, seed in enumerate(seeds)}
-        places = [points + SHIFT * shift + 0.9 * beside[seed] for points, seed, _ in marks]
+        beside = dict(zip(seeds, plotting.side_by_side(len(seeds), 0.17), strict=True))
+        places = [slot + shift + beside[seed] for slot, seed, _ in marks]
         axes.plot(places, [v for *_, v in marks], linestyle="none", alpha=0.8, **style)
         means = {p: fmean(v for q, _, v in marks if q == p) for p, *_ in marks}
-        middles = [points + SHIFT * shift for points in means]
+        middles = [slot + shift for slot in means]
         axes.plot(middles, list(means.values()), color=style["color"], linewidth=1.5)
     published = {
-        points: number.value
-        for points in POINTS
+        slot: number.value
+        for slot, points in enumerate(POINTS)
         for number in paper.numbers("table2")
         if (number.row, number.metric) == (f"{name}_{points}", metric)
     }

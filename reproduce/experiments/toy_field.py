@@ -126,7 +126,6 @@ def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
             _draw_path(left, right, seed)
         axes[-1][0].set_xlabel("time")
         axes[-1][1].set_xlabel("x₁")
-        axes[0][0].legend(loc="upper right")
         second, panels = plotting.slide(*GALLERY)
         _draw_gallery(panels.flat)
         shares = (
@@ -244,10 +243,14 @@ def _draw_path(left: "Axes", right: "Axes", seed: int) -> None:
         end = min(END, 2 * _settled_at(times, path[:, 0]))
         left.set_xlim(-0.02 * end, end)
         title += f" by half of this time axis, flat on to t = {END:g}" if end < END else ""
-    left.plot(times, path[:, 0, 0], color=colour, linewidth=1.5, label="x₁")
-    left.plot(times, path[:, 0, 1], "--", color="#000000", linewidth=1.2, label="x₂")
+    # Colours that the path has not, which is of both and is drawn by how it ends.
+    left.plot(times, path[:, 0, 0], color=plotting.OKABE_ITO["black"], linewidth=1.5, label="x₁")
+    left.plot(
+        times, path[:, 0, 1], "--", color=plotting.OKABE_ITO["green"], linewidth=1.5, label="x₂"
+    )
     left.set_title(title, fontsize=16)
     left.set_ylabel("x₁ and x₂")
+    left.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # a cycle leaves no room within
     phase_portraits.arrows(right, lambda x: field([seed] * len(x))(times[0], x), HALF)
     phase_portraits.line(right, path[:, 0], color=colour, linewidth=1.5)
     right.plot(1, -1, "o", color="#000000", markersize=7)

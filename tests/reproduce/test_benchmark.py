@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reproduce import benchmark_rows, contest, provenance, records
+from reproduce import benchmark_plans, benchmark_rows, contest, provenance, records
 from reproduce.__main__ import main
 from reproduce.benchmark_panels import over_error
 from reproduce.claims import claims
@@ -327,6 +327,11 @@ def test_figures_come_from_the_rows_alone(rows: list[Record], ctx: Context) -> N
     assert drawn["sizes"].axes[0].get_yscale() == "log"
     plain = [r for r in read if "8x2" not in r.row and "1x2" not in r.row]
     assert set(benchmark.figures(plain, ctx.out)) == {"", "forward"}
+
+
+def test_every_problem_has_a_name_that_says_what_it_is() -> None:
+    assert set(benchmark_plans.TITLES) == {*benchmark_plans.PROBLEMS, "own"}
+    assert len(set(benchmark_plans.TITLES.values())) == len(benchmark_plans.TITLES)
 
 
 def test_a_figure_shows_who_is_right_and_not_who_is_fast_and_wrong(rows: list[Record]) -> None:

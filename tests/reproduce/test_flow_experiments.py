@@ -149,6 +149,8 @@ def test_figure_5_draws_its_gaps_without_weights(tmp_path: Path) -> None:
     rows = {f"{k}_{d}": [0.05, 0.06] for k in fig5.KINDS for d in fig5.DATA}
     drawn = fig5.figures(_records(rows, "nll_gap", "fig5"), tmp_path)
     assert set(drawn) == {"", "circles", "moons"}
+    named = [text.get_text().replace("\n", " ") for text in drawn[""].axes[0].get_yticklabels()]
+    assert named == [f"{d}, {k} flow" for d in fig5.DATA for k in ("continuous", "planar")]
 
 
 def test_a_member_that_was_left_out_is_a_row_with_its_reason(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ def test_names_of_few_decades_do_not_meet(low: float, high: float) -> None:
     assert all(left.x1 < right.x0 for left, right in pairwise(seen))
 
 
+@pytest.mark.parametrize("marks", [1, 2, 5, 8])
+def test_marks_of_a_slot_stand_apart_and_within_it(marks: int) -> None:
+    places = plotting.side_by_side(marks)
+    assert places == sorted(set(places))
+    assert sum(places) == pytest.approx(0)
+    assert max(places) < 0.5
+    with plotting.style():
+        _, axes = plotting.subplots()
+        plotting.slots(axes, ["a", "b"])
+    assert axes.get_xlim() == (-0.5, 1.5)
+
+
 def test_the_module_loads_without_matplotlib() -> None:
     code = "import sys, reproduce.plotting; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

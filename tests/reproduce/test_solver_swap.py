@@ -111,4 +111,40 @@ def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
     assert {"test_error", "nfe", "changed"} <= set(table.columns)
     left, right = solver_swap.plot(rows).axes
     assert [len(panel.containers) for panel in (left, right)] == [1, 1]  # one method each
-    assert left.get_xlim()[0] > left.get_xlim()[1]  # tighter to the right
+    tolerances = [text.get_text() for text in left.get_xticklabels()]
+    assert sorted(tolerances, key=float, reverse=True) == tolerances  # tighter to the right
+
+
+def _points(row: str, setting: str, error: float) -> list[Record]:
+    """Return the rows of a method at a setting, beside an error of 1 % of the reference."""
+    values = {"test_error": error, "difference": error - 1, "difference_low": error - 1.1,
+              "difference_high": error - 0.9}  # fmt: skip
+    return [
+        Record("solver_swap", row, solver_swap._joined(metric, setting), value, "", 0, "short", 1,
+               "10,000 test images", "", "cpu", "0" * 12, "ok")
+        for metric, value in values.items()
+    ]  # fmt: skip
+
+
+def test_what_lies_beyond_the_axes_is_named_at_their_edge_and_in_words() -> None:
+    rows = [
+        *_points("dopri5", "1e-5", 1.0),
+        *_points("euler", "steps_1", 1.5),
+        *_points("explicit_adams", "steps_16", 1.02),
+        *_points("explicit_adams", "steps_32", 19.6),
+    ]
+    figure = solver_swap.plot(rows)
+    (named,) = figure.axes[1].texts
+    assert named.get_text() == "Adams-Bashforth, 32 steps: test error 19.6 %"
+    assert figure.axes[1].get_ylim()[1] < 1  # the others can be compared
+    assert not figure.axes[0].texts
+    said = solver_swap.findings(rows)
+    assert "every other solver here but Adams-Bashforth at 32 steps" in said
+    assert "within 0.50 points of that with dopri5 at 1e-5, 1.00 %; Euler at 1 step" in said
+    assert "19.6 %, 18.6 points more (18.5 to 18.7)" in said
+    assert "With every solver here, the test error" in solver_swap.findings(rows[:-4])
+
+
+def test_every_method_of_a_panel_has_a_dash_of_its_own() -> None:
+    for panel in (solver_swap.ADAPTIVE, solver_swap.FIXED):
+        assert len({solver_swap.DASHES[method] for method in panel}) == len(panel)

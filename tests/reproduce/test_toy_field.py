@@ -173,6 +173,8 @@ def test_figures_show_the_seed_asked_for_above_the_cycle(
     drawn = toy_field.figures(rows, tmp_path)
     titles = [axes.get_title() for axes in drawn[""].axes]
     assert titles[::2] == ["seed 9: limit cycle", "seed 56: limit cycle"]
+    colours = [[line.get_color() for line in axes.lines] for axes in drawn[""].axes[::2]]
+    assert colours[0] == colours[1]  # of x₁ and x₂, whichever way they end
     assert len(drawn["seeds"].axes) == 28
     without = [r for r in rows if r.row != "shown"]
     assert len(toy_field.figures(without, tmp_path)[""].axes) == 2
