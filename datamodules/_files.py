@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -125,6 +126,10 @@ def _put_damaged_aside(folder: Path, file: DataFile) -> None:
 def _put_aside(path: Path, reason: str) -> None:
     """Rename a damaged file, which may be all that somebody has of it."""
     aside = path.with_name(f"{path.name}.damaged")
+    for number in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = path.with_name(f"{path.name}.damaged{number}")
     os.replace(path, aside)
     print(f"{path} is damaged ({reason}); it is now {aside.name}.", file=sys.stderr)
 

@@ -285,7 +285,7 @@ def _claim_lines(verdict: ClaimVerdict, evidence: Evidence) -> list[Line]:
         detail=verdict.detail,
         experiments=experiments,
         later=claim.later,
-        before=claim.before,
+        before=claim.before if claim.before != verdict.kind else "",
         shown=claim.shown,
     )
     return [

@@ -194,7 +194,11 @@ def _changed(lines: Sequence[Line]) -> str:
     ids = ", ".join(map(_id, judged))
     text = f"Of these rules something was added or changed when rows were known: {ids}."
     others = ", ".join(f"{_id(x)} ({x.before})" for x in judged if x.before)
-    return f"{text} By what they said before, others would be: {others}." if others else text
+    return (
+        f"{text} By what they said before, verdicts on the shipped rows were others: {others}."
+        if others
+        else text
+    )
 
 
 def gallery(folder: Path, lines: Sequence[Line], findings: Mapping[str, str]) -> str:

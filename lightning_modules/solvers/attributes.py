@@ -1,12 +1,14 @@
 """Attributes of a module beside its tensors: plain values, those of its class, and its mode."""
 
+import dis
 import enum
+import functools
+import inspect
 import types
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,9 @@ _modes: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 def is_plain(value: object) -> bool:
     """Return whether a value is a number, a text or the like, which cannot change by itself."""
-    return type(value) in PLAIN or isinstance(value, np.generic)
+    kind = type(value)
+    # Of NumPy's: its scalars, and no array.
+    return kind in PLAIN or (kind.__module__ == "numpy" and not hasattr(kind, "__setitem__"))
 
 
 def of_class(module: nn.Module) -> Iterable[tuple[str, Any]]:
@@ -39,6 +43,8 @@ def of_class(module: nn.Module) -> Iterable[tuple[str, Any]]:
 
 def reads_mode(module: nn.Module) -> bool:
     """Return whether a method of a module's classes names ``training``."""
+    if any("training" in _words(code) for code in _codes(module.__dict__.get("forward"))):
+        return True
     kind = type(module)
     found = _modes.get(kind)
     if found is None:
@@ -65,7 +71,14 @@ def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         yield f"default {place}", value
     yield from (function.__kwdefaults__ or {}).items()
     known = function.__globals__
-    yield from ((name, known[name]) for name in code.co_names if name in known)
+    yield from ((name, known[name]) for name in _globals(code) if name in known)
+
+
+@functools.lru_cache(maxsize=512)
+def _globals(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names that are looked up as globals; ``co_names`` has those of attributes too."""
+    found = (i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL")
+    return tuple(dict.fromkeys(found))
 
 
 def _named(kind: type) -> Iterator[str]:
@@ -79,11 +92,12 @@ def _named(kind: type) -> Iterator[str]:
 
 
 def _codes(member: object) -> Iterator[types.CodeType]:
-    if isinstance(member, property):
-        members: tuple[object, ...] = (member.fget,)
-    else:
-        members = (getattr(member, "__func__", member),)
-    yield from (m.__code__ for m in members if isinstance(m, types.FunctionType))
+    for name in ("fget", "__func__", "func"):  # of properties, class methods, cached properties
+        member = getattr(member, name, member)
+    if callable(member):
+        member = inspect.unwrap(member)
+    if isinstance(member, types.FunctionType):
+        yield member.__code__
 
 
 def _words(code: types.CodeType) -> set[str]:

@@ -82,11 +82,14 @@ def written(module: nn.Module) -> tuple[int, ...]:
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """Yield parameters, buffers and other attributes that are tensors."""
+    """Yield parameters, buffers and other tensors that it has or its functions close over."""
     yield from module.parameters()
     yield from module.buffers()
     for part in modules_of(module):
-        yield from (value for value in part.__dict__.values() if isinstance(value, Tensor))
+        values = [*part.__dict__.values(), *(value for _, value in of_class(part))]
+        functions = [value for value in values if isinstance(value, types.FunctionType)]
+        values += [value for function in functions for _, value in closed_over(function)]
+        yield from (value for value in values if isinstance(value, Tensor))
 
 
 def norm_key(norm: Norm) -> Hashable:

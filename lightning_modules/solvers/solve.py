@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -46,7 +47,8 @@ def odeint(
         times: Strictly monotone output times, ``(time,)``, in either direction.
         settings: Backend, method, tolerances and how gradients are taken.
         norm: Norm of an error shaped like a ``y0`` that is one tensor, one number without a graph:
-            a step is accepted where it is at most 1. By default the root mean square.
+            a step is accepted where it is at most 1. By default the root mean square. It is tried
+            on a copy of ``y0`` first.
 
     Returns:
         States ``(time, *y0.shape)`` and the evaluation and step counts of this solve.
@@ -132,8 +134,8 @@ def _check_norm(norm: Norm, y0: Tensor) -> None:
         )
     with torch.no_grad():
         found = norm(y0.detach().clone())  # which it may write to
-    if not isinstance(found, Tensor | float) or (isinstance(found, Tensor) and found.numel() != 1):
-        is_tensor = isinstance(found, Tensor)
+    is_tensor = isinstance(found, Tensor)
+    if not (found.numel() == 1 if is_tensor else isinstance(found, Real)):
         got = f"shape {tuple(found.shape)}" if is_tensor else f"a {type(found).__name__}"
         raise ValueError(
             f"norm returned {got} for an error of shape {tuple(y0.shape)}; it must return one "

@@ -74,15 +74,20 @@ class Surroundings:
             for name, value in module.__dict__.items():
                 if name not in OWN and name != "training":
                     found._add(module, name, value)
+                    found._add_read(value)
             for name, value in of_class(module):
                 found._add(module, name, value)
             if reads_mode(module):
                 found.attributes[module, "training"] = module.training
-        if isinstance(field, FunctionType):
-            for name, value in closed_over(field):
-                if is_plain(value) or isinstance(value, Tensor):
-                    found._add(field, name, value)
+        found._add_read(field)
         return found
+
+    def _add_read(self, function: object) -> None:
+        """Add what a function reads from around it; of anything else nothing."""
+        if isinstance(function, FunctionType):
+            for name, value in closed_over(function):
+                if is_plain(value) or isinstance(value, Tensor):
+                    self._add(function, name, value)
 
     def _add(self, owner: object, name: str, value: object) -> None:
         mark = _mark(value)

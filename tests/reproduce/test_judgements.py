@@ -92,7 +92,7 @@ def test_a_report_names_the_rules_that_were_written_when_rows_were_known() -> No
     assert "All rules that judge" in report.headline([claim])
     told = report.headline([changed, replace(changed, id="C98", before="")])
     assert "when rows were known: C21, C98." in told
-    assert "others would be: C21 (does not hold)." in told
+    assert "verdicts on the shipped rows were others: C21 (does not hold)." in told
     assert "| C21 | A bound was added. |" in report.details([changed])
 
 

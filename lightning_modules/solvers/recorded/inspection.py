@@ -5,6 +5,7 @@ over random numbers or over a field that counts its calls replays something else
 So the work is rehearsed before it is recorded, on any device by the same rules.
 """
 
+import pickle
 import random
 import sys
 import warnings
@@ -103,8 +104,8 @@ def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) 
 def _random_states() -> tuple[object, ...]:
     """Return how far the generators are that no operator of PyTorch tells of."""
     numpy = sys.modules.get("numpy")
-    name, keys, *rest = numpy.random.get_state() if numpy else ("", None)
-    return random.getstate(), name, None if keys is None else keys.tobytes(), *rest
+    drawn = pickle.dumps(numpy.random.get_state(legacy=False)) if numpy else None
+    return random.getstate(), drawn
 
 
 @contextmanager
