@@ -183,7 +183,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reproduce.folders": ("reproduce.catalogue", "reproduce.records"),
     "reproduce.findings": ("reproduce.catalogue", "reproduce.records"),
     "reproduce.sweep_results": ("reproduce.records", "reproduce.statistics"),
-    "reproduce.benchmark_panels": ("reproduce.peers", "reproduce.plotting", "reproduce.records"),
+    "reproduce.benchmark_panels": (
+        "reproduce.benchmark_plans",
+        "reproduce.peers",
+        "reproduce.plotting",
+        "reproduce.records",
+    ),
     "reproduce.sweep_panels": (
         "reproduce.plotting",
         "reproduce.statistics",
