@@ -149,11 +149,12 @@ def table(records: list[Record]) -> "pd.DataFrame":
 def figures(records: list[Record], folder: "Path") -> dict[str, "Figure"]:
     """Return portraits over the training, paths over time, and what the slip does to the speed.
 
-    All are drawn from the weights beside the rows, which must be there.
+    All are drawn from the weights beside the rows; of changed settings none are kept, and there
+    the figures have axes alone.
     """
+    if not any(r.status == "ok" and r.row in CONFIGS for r in records):
+        raise LookupError(f"a training of {' or '.join(CONFIGS)}")
     courses = {row: trained_fields.course(folder, records, row) for row in CONFIGS}
-    if not any(courses.values()):
-        raise LookupError(f"weights of {' or '.join(CONFIGS)}")
     last = {row: course[-1][1] for row, course in courses.items() if course}
     budgets = {r.row: r.budget for r in records}
     return {

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,21 @@ def test_a_path_that_cannot_be_followed_is_a_failed_row_beside_the_others(
     assert math.isfinite(next(r.value for r in rows if r.metric == "speed_ratio"))
 
 
-def test_without_weights_there_is_neither_movie_nor_figure(smoke: Path, tmp_path: Path) -> None:
+def test_without_weights_there_is_no_movie_and_the_figures_are_empty(
+    smoke: Path, tmp_path: Path
+) -> None:
     rows = records.read(smoke / "spiral" / "smoke.csv")
     assert spiral.movie(rows, tmp_path) is None
-    with pytest.raises(LookupError, match="weights of end or path"):
-        spiral.figures(rows, tmp_path)
+    assert set(spiral.figures(rows, tmp_path)) == {"", "extrapolation", "off_by_one"}
+
+
+def test_without_a_training_there_is_no_figure(smoke: Path, tmp_path: Path) -> None:
+    rows = records.read(smoke / "spiral" / "smoke.csv")
+    failed = [
+        r if r.row == "reference" else replace(r, status="error", value=math.nan) for r in rows
+    ]
+    with pytest.raises(LookupError, match="a training of end or path"):
+        spiral.figures(failed, tmp_path)
 
 
 def test_a_field_that_is_too_fast_by_a_factor_has_that_speed_and_error() -> None:
