@@ -111,9 +111,11 @@ def run(name: str, arguments: Namespace, argv: list[str]) -> int:
     printout.comparison(name, rows)
     printout.remarks(name, rows)
     printout.own_verdicts(name, rows)
-    if lacking and failed:  # as the rows say: nothing is wrong with the command
+    # Nothing is wrong with the command: rows say what failed, and weights of changed settings are
+    # not kept.
+    if lacking and (failed or ctx.changes):
         print(f"Rows: {path}   No figure: it lacks {lacking}.")
-        return 1
+        return int(failed)
     if lacking:
         raise UsageError(
             f"{path} lacks what the figure needs, first {lacking}: a run was interrupted, or "
