@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,25 @@ def test_what_says_which_training_a_row_is_cannot_be_set(
 ) -> None:
     assert main(["springs", *SMOKE, "--out", str(tmp_path), "--set", f"{key}=1"]) == 2
     assert key in capsys.readouterr().err
+
+
+def test_changed_settings_of_which_no_weights_are_kept_end_well_without_a_figure(
+    smoke: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = _rows(smoke)
+
+    def run(ctx: Any) -> list[records.Record]:
+        named = [replace(row, overrides=ctx.overrides_text) for row in rows]
+        path = ctx.csv("springs")
+        path.parent.mkdir(exist_ok=True)
+        records.to_frame(named).to_csv(path, index=False, columns=list(records.COLUMNS))
+        return named
+
+    monkeypatch.setattr(springs, "run", run)
+    given = ["springs", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*given, "--epochs", "2"]) == 0
+    assert "No figure: it lacks weights of physics" in capsys.readouterr().out
+    assert main(given) == 2  # of unchanged settings there should be weights
