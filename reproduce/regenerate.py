@@ -111,10 +111,13 @@ def run(name: str, arguments: Namespace, argv: list[str]) -> int:
     printout.comparison(name, rows)
     printout.remarks(name, rows)
     printout.own_verdicts(name, rows)
-    # Nothing is wrong with the command: rows say what failed, and weights of changed settings are
-    # not kept.
-    if lacking and (failed or ctx.changes):
-        print(f"Rows: {path}   No figure: it lacks {lacking}.")
+    if lacking and (failed or ctx.changes):  # nothing is wrong with the command
+        why = (
+            "the column hint of the rows says what to do"
+            if failed
+            else "weights are kept of unchanged settings alone"
+        )
+        print(f"Rows: {path}   No figure: it lacks {lacking}; {why}.")
         return int(failed)
     if lacking:
         raise UsageError(
@@ -122,7 +125,7 @@ def run(name: str, arguments: Namespace, argv: list[str]) -> int:
             "trainings failed. Run the command again without --report-only."
         )
     if not drawn:
-        print(f"Rows: {path}   No figure: none of them is ok.")
+        print(f"Rows: {path}   No figure: none of them is ok; see their column hint.")
         return int(failed)
     print(f"Rows: {path}   Figure: {figure}.png, .svg")
     if arguments.show:

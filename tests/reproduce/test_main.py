@@ -294,7 +294,7 @@ def test_no_figure_is_drawn_where_no_row_is_ok(
     monkeypatch.setattr(step_time, "run", lambda ctx: failed)
     given = ["step-time", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
     assert main(given) == 1
-    assert "No figure: none of them is ok." in capsys.readouterr().out
+    assert "No figure: none of them is ok; see their column hint" in capsys.readouterr().out
     assert not list((tmp_path / "step_time").glob("*.png"))
 
 

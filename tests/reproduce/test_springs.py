@@ -317,5 +317,7 @@ def test_changed_settings_of_which_no_weights_are_kept_end_well_without_a_figure
     monkeypatch.setattr(springs, "run", run)
     given = ["springs", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)]
     assert main([*given, "--epochs", "2"]) == 0
-    assert "No figure: it lacks weights of physics" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "No figure: it lacks weights of physics" in out
+    assert "kept of unchanged settings alone" in out
     assert main(given) == 2  # of unchanged settings there should be weights
