@@ -17,6 +17,7 @@ from zlib import crc32
 from reproduce import storage
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -176,6 +177,8 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "svg.hashsalt": "reproduce",  # otherwise every file has new random ids
 }
+RIM = 3.0
+"""Width in points of the rim that keeps lines out of a letter, which hides half of it."""
 DPI = 200
 MOVIE_DPI = 75
 MOVIE_COLOURS = 32
@@ -288,13 +291,6 @@ def side_by_side(marks: int, width: float = 0.88) -> list[float]:
     return [width * ((mark + 0.5) / marks - 0.5) for mark in range(marks)]
 
 
-def halo() -> list[Any]:
-    """Return the path effect that keeps lines out of a letter: a white rim."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=3, foreground="white")]
-
-
 def legend(axes: Axes) -> None:
     """Name each method once, above the axes, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
@@ -315,8 +311,9 @@ def save(fig: Figure, path_without_suffix: Path) -> tuple[Path, Path]:
     """
     base = Path(path_without_suffix)
     base.parent.mkdir(parents=True, exist_ok=True)
-    png = _save(fig, base.with_name(f"{base.name}.png"), {"Software": None})
-    svg = _save(fig, base.with_name(f"{base.name}.svg"), {"Date": None, "Creator": None})
+    with _letters_on_top(fig):
+        png = _save(fig, base.with_name(f"{base.name}.png"), {"Software": None})
+        svg = _save(fig, base.with_name(f"{base.name}.svg"), {"Date": None, "Creator": None})
     return png, svg
 
 
@@ -374,6 +371,45 @@ def _pictures(figures: Sequence[Figure]) -> list[Image.Image]:
         images.append(Image.open(memory).convert("RGB"))
     palette = images[-1].quantize(MOVIE_COLOURS)
     return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+
+
+@contextmanager
+def _letters_on_top(fig: Figure) -> Iterator[None]:
+    """Draw the letters that are marks once more, above all lines and bars, each with a white rim.
+
+    Lines through a letter, its own among them, make it another letter or none.
+    """
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    added: list[Artist] = []
+    for axes in fig.axes:
+        top = max((line.get_zorder() for line in axes.lines), default=0) + 1
+        for line in filter(_is_lettered, axes.lines):
+            for look in ({"color": "white", "markeredgewidth": RIM, "alpha": None}, {}):
+                # Not by a path effect: with one, SVG holds the outline of a mark once for each.
+                mark = Line2D(*line.get_data())
+                mark.update_from(line)
+                mark.set(linestyle="none", zorder=top, **look)
+                mark.set_transform(line.get_transform())
+                added.append(axes.add_artist(mark))
+    named = [artist for key in fig.findobj(Legend) for artist in key.findobj(_is_lettered)]
+    for artist in named:
+        artist.set_path_effects([withStroke(linewidth=RIM, foreground="white")])
+    try:
+        yield
+    finally:
+        for artist in added:
+            artist.remove()
+        for artist in named:
+            artist.set_path_effects([])
+
+
+def _is_lettered(artist: Artist) -> bool:
+    from matplotlib.lines import Line2D
+
+    return isinstance(artist, Line2D) and str(artist.get_marker()).startswith("$")
 
 
 def _save(fig: Figure, path: Path, metadata: dict[str, None]) -> Path:

@@ -204,10 +204,7 @@ def _draw(axes: "Axes", records: list[Record], row: str, places: dict[str, float
     look: dict[str, Any] = {**plotting.method_style(row), "markersize": 7}
     look["linestyle"] = DASHES[row]
     axes.errorbar(xs, ys, bars, fmt="none", ecolor=look["color"], capsize=2, elinewidth=1)
-    axes.plot(xs, ys, linewidth=1.2, **look)  # with marks, for the legend's sake
-    # No line crosses a letter, also none that is drawn later.
-    above: dict[str, Any] = {"linestyle": "none", "label": None, "zorder": 4}
-    axes.plot(xs, ys, path_effects=plotting.halo(), **{**look, **above})
+    axes.plot(xs, ys, linewidth=1.2, **look)
     for setting in points:
         if setting not in near:
             said = f"{_words(row, setting)}: test error {points[setting]['test_error']:.1f} %"

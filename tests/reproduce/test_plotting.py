@@ -97,6 +97,23 @@ def test_the_look_ends_with_its_block_and_the_users_settings_do_not_enter_it() -
         assert matplotlib.rcParams["font.size"] == 3
 
 
+def test_no_line_crosses_a_letter(tmp_path: Path) -> None:
+    def red_with(width: float) -> set[int]:
+        with plotting.style():
+            fig, axes = plotting.subplots(size=(2.0, 2.0))
+            axes.plot([1], [1], color="red", marker=plotting.LOOKS["nf"][1], markersize=60)
+            axes.plot([0, 2], [1, 1], color="black", linewidth=width, zorder=5)
+        for _ in range(2):  # what was added for the first file is gone at the second
+            with Image.open(plotting.save(fig, tmp_path / "letter")[0]) as image:
+                bands = image.convert("RGB").split()
+        pixels = zip(*(band.tobytes() for band in bands), strict=True)
+        return {at for at, pixel in enumerate(pixels) if pixel == (255, 0, 0)}
+
+    alone = red_with(0)
+    assert len(alone) > 1000
+    assert red_with(8) == alone
+
+
 def test_a_legend_names_each_method_once() -> None:
     legend = _figure().axes[0].get_legend()
     assert legend is not None
