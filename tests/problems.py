@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +86,14 @@ class Growth(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         return self.theta * z
+
+
+class Of(nn.Module):
+    """A function as a module: only modules are recorded."""
+
+    def __init__(self, function: Callable[[Tensor, Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, t: Tensor, y: Any) -> Any:
+        return self.function(t, y)

@@ -5,30 +5,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from epochs import batches
 
 from datamodules import BaseNoise, PlaneData
 from datamodules.densities import BLOCK
 
 
-def _batches(data: BaseNoise | PlaneData, epoch: int = 0) -> list[torch.Tensor]:
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return [batch for (batch,) in loader]
+def _points(data: BaseNoise | PlaneData, epoch: int = 0) -> list[torch.Tensor]:
+    return [points for (points,) in batches(data, epoch)]
 
 
 def test_batches_have_members_points_and_coordinates() -> None:
     data = BaseNoise(dim=3, batch_size=4, steps=2, member_seeds=[5, 6], test_points=7)
-    assert [batch.shape for batch in _batches(data)] == [(2, 4, 3)] * 2
+    assert [batch.shape for batch in _points(data)] == [(2, 4, 3)] * 2
     assert [batch.shape for (batch,) in data.test_dataloader()] == [(2, 7, 3)]
 
 
 def test_points_depend_on_the_members_seed_and_the_step_alone() -> None:
     given = {"batch_size": 4, "steps": BLOCK + 3}
-    both = _batches(PlaneData(member_seeds=[5, 6], **given))
-    alone = _batches(PlaneData(member_seeds=[6], **given))
+    both = _points(PlaneData(member_seeds=[5, 6], **given))
+    alone = _points(PlaneData(member_seeds=[6], **given))
     assert all(torch.equal(a[1], b[0]) for a, b in zip(both, alone, strict=True))
-    whole = _batches(PlaneData(member_seeds=[6], batch_size=4, steps=2 * (BLOCK + 3)))
-    second = _batches(PlaneData(member_seeds=[6], **given), epoch=1)
+    whole = _points(PlaneData(member_seeds=[6], batch_size=4, steps=2 * (BLOCK + 3)))
+    second = _points(PlaneData(member_seeds=[6], **given), epoch=1)
     halves = [*alone, *second]
     assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
     assert not torch.equal(alone[0], alone[1])
@@ -36,7 +35,7 @@ def test_points_depend_on_the_members_seed_and_the_step_alone() -> None:
 
 def test_no_point_trains_validates_and_tests() -> None:
     data = PlaneData(member_seeds=[0], batch_size=10, steps=1, test_points=10)
-    sets = [_batches(data)[0], data.fixed("val"), data.fixed("test")]
+    sets = [_points(data)[0], data.fixed("val"), data.fixed("test")]
     assert len({float(points.sum()) for points in sets}) == 3
 
 
@@ -46,8 +45,8 @@ def test_ranks_share_the_global_batch(ranks: int) -> None:
     for rank in range(ranks):
         data = BaseNoise(batch_size=4, steps=1, member_seeds=[1])
         data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
-        parts.append(_batches(data)[0])
-    whole = _batches(BaseNoise(batch_size=4, steps=1, member_seeds=[1]))[0]
+        parts.append(_points(data)[0])
+    whole = _points(BaseNoise(batch_size=4, steps=1, member_seeds=[1]))[0]
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
@@ -67,7 +66,7 @@ def test_a_loader_goes_on_inside_an_epoch() -> None:
     other = data.train_dataloader()
     other.load_state_dict(loader.state_dict())
     rest = [batch for (batch,) in other]
-    assert torch.equal(torch.stack(rest), torch.stack(_batches(data)[3:]))
+    assert torch.equal(torch.stack(rest), torch.stack(_points(data)[3:]))
 
 
 @pytest.mark.parametrize(

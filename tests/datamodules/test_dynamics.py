@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from epochs import batches
 from torch import Tensor
 
 from datamodules import NoSolution, System, Windows, find_system
@@ -17,12 +18,6 @@ SMALL = {"span": 5.0, "grid": 200, "points": 6, "batch_size": 8, "steps": 4, "da
 
 def _times(*ticks: float) -> Tensor:
     return torch.tensor(ticks, dtype=torch.float64)
-
-
-def _batches(data: Windows, epoch: int = 0) -> list[tuple[Tensor, ...]]:
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 def test_a_reference_is_the_closed_form_where_there_is_one() -> None:
@@ -94,7 +89,7 @@ def test_windows_are_pieces_of_the_path() -> None:
     (times, whole), seen = next(iter(data.test_dataloader())), set()
     assert (times.shape, whole.shape) == ((200,), (1, 200, 2))
     torch.testing.assert_close(whole[0], SPIRAL.reference(times))
-    for ticks, windows in _batches(data):
+    for ticks, windows in batches(data):
         assert torch.equal(ticks, times[:6])
         first = torch.cdist(windows[:, 0], whole[0]).argmin(dim=1)
         assert len(set(first.tolist())) == 8
@@ -105,14 +100,14 @@ def test_windows_are_pieces_of_the_path() -> None:
 
 def test_every_start_comes_up_and_none_leaves_the_path() -> None:
     data = Windows(**{**SMALL, "grid": 12, "batch_size": 7, "steps": 1})
-    ((_, windows),) = _batches(data)
+    ((_, windows),) = batches(data)
     first = torch.cdist(windows[:, 0], data.path).argmin(dim=1)
     assert sorted(first.tolist()) == list(range(7))
 
 
 def test_a_late_window_ends_one_point_further_and_is_else_the_same() -> None:
     late, path = Windows(**SMALL, late=1), Windows(**SMALL).path
-    for _, windows in _batches(late):
+    for _, windows in batches(late):
         first = torch.cdist(windows[:, 0], path).argmin(dim=1)
         assert torch.equal(windows[:, :-1], path[first.unsqueeze(1) + torch.arange(5)])
         assert torch.equal(windows[:, -1], path[first + 6])
@@ -121,11 +116,11 @@ def test_a_late_window_ends_one_point_further_and_is_else_the_same() -> None:
 
 
 def test_windows_depend_on_seed_and_step_alone() -> None:
-    first, again, other = (_batches(Windows(**{**SMALL, "data_seed": s})) for s in (3, 3, 4))
+    first, again, other = (batches(Windows(**{**SMALL, "data_seed": s})) for s in (3, 3, 4))
     for (_, a), (_, b), (_, c) in zip(first, again, other, strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
-    longer = _batches(Windows(**{**SMALL, "steps": 2}), epoch=1)
+    longer = batches(Windows(**{**SMALL, "steps": 2}), epoch=1)
     for (_, a), (_, b) in zip(first[2:], longer, strict=True):
         assert torch.equal(a, b)
 
@@ -142,11 +137,11 @@ def test_windows_go_on_in_the_middle_of_an_epoch() -> None:
 
 
 def test_ranks_share_the_global_batch_of_windows() -> None:
-    whole, parts = _batches(Windows(**SMALL))[0][1], []
+    whole, parts = batches(Windows(**SMALL))[0][1], []
     for rank in range(2):
         data = Windows(**SMALL)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
-        parts.append(_batches(data)[0][1])
+        parts.append(batches(data)[0][1])
     assert torch.equal(torch.cat(parts), whole)
     data.trainer = SimpleNamespace(global_rank=0, world_size=3)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="8 windows cannot be shared equally by 3"):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from epochs import batches
 from torch import Tensor
 
 from datamodules import Spirals
@@ -20,12 +21,6 @@ def _turning(xy: Tensor) -> Tensor:
     a, b = step[:, :-1], step[:, 1:]
     cross = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
     return torch.atan2(cross, (a * b).sum(dim=2)).sum(dim=1)
-
-
-def _batches(data: Spirals, epoch: int = 0) -> list[tuple[Tensor, ...]]:
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -107,7 +102,7 @@ def test_observations_are_the_truth_and_noise_of_the_size_asked_for() -> None:
 
 def test_everything_depends_on_the_seed_alone() -> None:
     first, again, other = (Spirals(data_seed=s, **SMALL) for s in (3, 3, 4))
-    for a, b in zip(_batches(first), _batches(again), strict=True):
+    for a, b in zip(batches(first), batches(again), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(first.fixed("test")[2], other.fixed("test")[2])
     purposes = [first.fixed(purpose)[4].sum() for purpose in ("train", "val", "test")]
@@ -116,8 +111,8 @@ def test_everything_depends_on_the_seed_alone() -> None:
 
 def test_every_pass_takes_each_trajectory_once_in_an_order_of_its_own() -> None:
     data = Spirals(**{**SMALL, "steps": 8})
-    batches = [x for _, _, x in _batches(data)]
-    first, second = torch.cat(batches[:4]), torch.cat(batches[4:])
+    drawn = [x for _, _, x in batches(data)]
+    first, second = torch.cat(drawn[:4]), torch.cat(drawn[4:])
     assert not torch.equal(first, second)
     assert torch.equal(first.flatten(1).sum(1).sort()[0], second.flatten(1).sum(1).sort()[0])
 
@@ -137,12 +132,12 @@ def test_a_loader_goes_on_in_the_middle_of_an_epoch() -> None:
 @pytest.mark.parametrize("size", [10, 40])
 def test_ranks_share_the_global_batch_of_spirals(size: int) -> None:
     given = {**SMALL, "batch_size": size}
-    whole = _batches(Spirals(**given))[0][2]
+    whole = batches(Spirals(**given))[0][2]
     parts = []
     for rank in range(2):
         data = Spirals(**given)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
-        parts.append(_batches(data)[0][2])
+        parts.append(batches(data)[0][2])
     assert torch.equal(torch.cat(parts), whole)
 
 

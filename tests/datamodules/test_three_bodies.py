@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from epochs import batches
 
 from datamodules import SpringObservations, springs
 
@@ -17,12 +17,6 @@ SMALL |= {"first": 4, "data_seed": 3}
 
 def _data(**given: Any) -> SpringObservations:
     return SpringObservations(**{**SMALL, **given})
-
-
-def _batches(data: SpringObservations, epoch: int = 0) -> list[tuple[Tensor, ...]]:
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 def test_springs_pull_as_computed_by_hand() -> None:
@@ -98,8 +92,8 @@ def test_everything_depends_on_seed_and_step_alone() -> None:
     noises = [d.observed - d.true_positions(d.times) for d in (first, other)]
     assert not torch.allclose(*noises)
     part = {"batch_size": 5, "first": 12}
-    whole = _batches(_data(**part))
-    resumed = _batches(_data(**part, steps=1), epoch=2)
+    whole = batches(_data(**part))
+    resumed = batches(_data(**part, steps=1), epoch=2)
     assert torch.equal(whole[2][2], resumed[0][2])
     assert not torch.equal(whole[1][2], whole[2][2])
 
@@ -107,7 +101,7 @@ def test_everything_depends_on_seed_and_step_alone() -> None:
 def test_the_span_grows_from_its_beginning() -> None:
     data = _data(growth=6, steps=8)
     assert [data.seen(step) for step in range(8)] == [4, 4, 8, 8, 12, 12, 12, 12]
-    for step, (times, x, seen) in enumerate(_batches(data)):
+    for step, (times, x, seen) in enumerate(batches(data)):
         assert torch.equal(seen, torch.arange(data.seen(step)))
         assert (len(times), len(x)) == (12, 12)
     assert _data().seen(0) == 12
@@ -117,11 +111,11 @@ def test_the_span_grows_from_its_beginning() -> None:
 
 
 def test_ranks_share_the_observations_of_an_update() -> None:
-    whole, parts = _batches(_data(growth=4)), []
+    whole, parts = batches(_data(growth=4)), []
     for rank in range(2):
         data = _data(growth=4)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
-        parts.append(_batches(data))
+        parts.append(batches(data))
     for both, one, other in zip(whole, *parts, strict=True):
         assert len(one[2]) == len(other[2])
         assert torch.equal(torch.cat([one[2], other[2]]).sort().values, both[2])

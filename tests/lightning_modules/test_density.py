@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
+from trainers import quiet_trainer
 
 from datamodules import BaseNoise, PlaneData
 from lightning_modules import DensityModel
@@ -25,9 +26,7 @@ TARGETS = ["u1", "u1", "u4"]
 
 
 def _trainer(steps: int, **given: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
-    return pl.Trainer(max_steps=steps, log_every_n_steps=1, **{**quiet, **given})
+    return quiet_trainer(max_steps=steps, log_every_n_steps=1, **given)
 
 
 def _ensemble(

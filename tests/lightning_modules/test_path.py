@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from trainers import quiet_trainer
 
 from datamodules import SpringObservations, springs
 from lightning_modules import PathModel
@@ -27,12 +27,6 @@ def _data(**given: Any) -> SpringObservations:
 def _model(kind: Any = "physics", **given: Any) -> PathModel:
     torch.manual_seed(0)
     return PathModel(kind, **given).double()
-
-
-def _trainer(**given: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
-    return pl.Trainer(**{**quiet, **given})
 
 
 def _springs(model: PathModel) -> SpringPath:
@@ -157,13 +151,13 @@ def test_the_gradient_reaches_every_parameter(kind: str) -> None:
 def test_a_model_trains_from_its_guess_and_is_tested_behind_the_span(kind: str) -> None:
     data, model = _data(), _model(kind, noise_std=0.02)
     before = [p.detach().clone() for p in model.parameters()]
-    _trainer(max_epochs=1).fit(model, datamodule=data)
+    quiet_trainer(max_epochs=1).fit(model, datamodule=data)
     assert bool(model.begun)
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     guess = {name: b.clone() for name, b in model.named_buffers()}
-    _trainer(max_epochs=1).fit(model, datamodule=data)  # goes on from where it is
+    quiet_trainer(max_epochs=1).fit(model, datamodule=data)  # goes on from where it is
     assert all(torch.equal(b, guess[name]) for name, b in model.named_buffers())
-    found = _trainer().test(model, datamodule=data, verbose=False)[0]
+    found = quiet_trainer().test(model, datamodule=data, verbose=False)[0]
     with torch.no_grad():
         missed = (model.predict(data.at) - data.truth).view(-1, 3, 2).square().sum(dim=2)
     within = data.at <= 3.0
@@ -221,7 +215,7 @@ def test_weights_that_burst_end_the_training() -> None:
     model = _model(optimizer=OptimizerSettings("sgd", lr=1.0))
     _springs(model).shift.register_hook(lambda grad: grad * math.nan)
     with pytest.raises(Diverged, match=r"model\.optimizer\.lr"):
-        _trainer(max_epochs=1).fit(model, datamodule=_data())
+        quiet_trainer(max_epochs=1).fit(model, datamodule=_data())
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from scipy import integrate, special
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from trainers import quiet_trainer
 
 from datamodules import PoissonEvents
 from lightning_modules import PointProcessModel
@@ -63,12 +63,6 @@ def _sliding(a: float, b: float) -> PointProcessModel:
 def _gradient(model: PointProcessModel) -> Tensor:
     model.log_likelihood(SEQUENCES, T).sum().backward()
     return parameters_to_vector(p.grad for p in model.parameters())
-
-
-def _trainer(steps: int, **given: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
-    return pl.Trainer(max_steps=steps, **{**quiet, **given})
 
 
 def test_a_constant_intensity_has_the_likelihood_written_by_hand() -> None:
@@ -188,7 +182,7 @@ def test_a_model_trains_and_its_test_measures_what_it_says() -> None:
         with torch.no_grad():
             return -float(model.log_likelihood(data.sequences(purpose, count), 10.0).mean())
 
-    before, trainer = loss("train", 8), _trainer(25)
+    before, trainer = loss("train", 8), quiet_trainer(max_steps=25)
     trainer.fit(model, datamodule=data)
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(loss("val", 6))
     assert loss("train", 8) < before - 5

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from trainers import quiet_trainer
 
 from datamodules import Spirals
 from lightning_modules import TrajectoryModel
@@ -38,15 +38,9 @@ def _model(network: Any = "latent_ode", **given: Any) -> TrajectoryModel:
     return TrajectoryModel(network, **given)
 
 
-def _trainer(steps: int, **given: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
-    return pl.Trainer(max_steps=steps, **{**quiet, **given})
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_model_trains_validates_and_tests(network: str) -> None:
-    trainer, model, data = _trainer(3), _model(network), _data()
+    trainer, model, data = quiet_trainer(max_steps=3), _model(network), _data()
     before = [p.detach().clone() for p in model.parameters()]
     trainer.fit(model, datamodule=data)
     assert math.isfinite(float(trainer.callback_metrics["val/rmse"]))
@@ -70,7 +64,7 @@ def test_losses_fall_in_training(network: str) -> None:
     model, data = _model(network), _data(batch_size=24, steps=40)
     batch = data.fixed("test")
     before = float(model.losses(batch).mean())
-    _trainer(40, limit_val_batches=0).fit(model, datamodule=data)
+    quiet_trainer(max_steps=40, limit_val_batches=0).fit(model, datamodule=data)
     assert float(model.losses(batch).mean()) < 0.7 * before
 
 
@@ -359,7 +353,7 @@ def test_noise_depends_on_seed_and_update_and_is_shared_by_ranks() -> None:
 
 
 def test_a_model_comes_back_from_its_checkpoint(tmp_path: Any) -> None:
-    trainer, model, data = _trainer(2, limit_val_batches=0), _model(), _data()
+    trainer, model, data = quiet_trainer(max_steps=2, limit_val_batches=0), _model(), _data()
     trainer.fit(model, datamodule=data)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     loaded = TrajectoryModel.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
@@ -448,7 +442,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training_with_advice() -> None:
     with torch.no_grad():
         next(model.parameters())[0, 0] = math.nan
     with pytest.raises(Diverged, match="lr"):
-        _trainer(2, limit_val_batches=0).fit(model, datamodule=data)
+        quiet_trainer(max_steps=2, limit_val_batches=0).fit(model, datamodule=data)
 
 
 @pytest.mark.parametrize("network", [n for n in NETWORKS if n != "latent_ode"])

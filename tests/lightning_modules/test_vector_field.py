@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from trainers import quiet_trainer
 
 from datamodules import Windows
 from lightning_modules import VectorFieldModel
@@ -26,12 +26,6 @@ def _data(**given: Any) -> Windows:
 def _model(**given: Any) -> VectorFieldModel:
     torch.manual_seed(0)
     return VectorFieldModel(**given)
-
-
-def _trainer(**given: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
-    return pl.Trainer(**{**quiet, **given})
 
 
 class _Known(nn.Module):
@@ -88,7 +82,7 @@ def test_a_field_trains_and_is_tested_on_the_whole_path(fit_to: Any, gradient: A
     solver = SolverSettings("native", rtol=1e-5, atol=1e-5, gradient=gradient)
     model, data = _model(fit_to=fit_to, solver=solver), _data()
     before = [p.detach().clone() for p in model.parameters()]
-    trainer = _trainer(max_epochs=1)
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(model, datamodule=data)
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     found = trainer.test(model, datamodule=data, verbose=False)[0]
@@ -152,7 +146,7 @@ def test_training_lowers_the_loss() -> None:
     model = _model(optimizer=rule, solver=solver)
     batch = next(iter(_data().train_dataloader()))
     before = float(model.loss(batch))
-    _trainer(max_epochs=1).fit(model, datamodule=_data(steps=100))
+    quiet_trainer(max_epochs=1).fit(model, datamodule=_data(steps=100))
     assert float(model.loss(batch)) < 0.3 * before
 
 
@@ -182,7 +176,7 @@ def test_weights_that_burst_end_the_training() -> None:
     model = _model(optimizer=OptimizerSettings("sgd", lr=1.0))
     model.net.second.bias.register_hook(lambda grad: grad * math.nan)
     with pytest.raises(Diverged, match=r"model\.optimizer\.lr"):
-        _trainer(max_epochs=1).fit(model, datamodule=_data())
+        quiet_trainer(max_epochs=1).fit(model, datamodule=_data())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +199,7 @@ def test_the_course_of_a_training_is_in_its_checkpoint_and_goes_on_after_a_break
     tmp_path: Any,
 ) -> None:
     def fit(epochs: int, ckpt: str | None = None) -> tuple[VectorFieldModel, dict[str, Any]]:
-        trainer = _trainer(max_epochs=epochs, callbacks=[Course()])
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=[Course()])
         model = _model()
         trainer.fit(model, datamodule=_data(), ckpt_path=ckpt)
         trainer.save_checkpoint(tmp_path / "last.ckpt")

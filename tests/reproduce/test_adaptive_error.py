@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from contexts import context
 
 from reproduce.claims import claims
-from reproduce.context import Context
 from reproduce.experiments import adaptive_error
 from reproduce.records import Record
 
@@ -15,7 +15,7 @@ from reproduce.records import Record
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     out = tmp_path_factory.mktemp("adaptive")
-    ctx = Context("smoke", "cpu", "cpu", (3,), out=out, runs=out / "runs")
+    ctx = context(out, seeds=(3,))
     return adaptive_error.run(ctx)
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from contexts import context
 
 from reproduce import paper, verdicts
-from reproduce.context import Context
 from reproduce.experiments import adjoint_jumps
 from reproduce.experiments.adjoint_jumps import OBSERVED, START, TARGET, W
 from reproduce.records import Record
@@ -14,7 +14,7 @@ from reproduce.sensitivities import System, gradient
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     out = tmp_path_factory.mktemp("jumps")
-    ctx = Context("quick", "cpu", "cpu", (0,), out=out, runs=out / "runs")
+    ctx = context(out, "quick")
     return adjoint_jumps.run(ctx)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from contexts import context
 
 from reproduce import paper, toy_paths
-from reproduce.context import Context
 from reproduce.experiments import adjoint_toy
 from reproduce.records import Record
 
@@ -17,8 +17,7 @@ from reproduce.records import Record
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """The rows of three updates."""
-    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,),
-                  out=tmp_path_factory.mktemp("toy"))  # fmt: skip
+    ctx = context(tmp_path_factory.mktemp("toy"), "quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adjoint_toy, "UPDATES", 3)
         patch.setattr(adjoint_toy, "EVERY", 2)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import torch
+from contexts import context
 
 from reproduce import benchmark_plans, benchmark_rows, contest, provenance, records
 from reproduce.__main__ import main
@@ -51,9 +52,7 @@ def _outcome(plan: Plan) -> Outcome:
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
     device_text = f"cpu, {torch.get_num_threads()} threads"  # as the command line has it
-    return Context(
-        profile="smoke", device="cpu", device_text=device_text, seeds=(0,), out=tmp_path
-    )
+    return context(tmp_path, device_text=device_text)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contexts import context
 from torch import Tensor
 
 from reproduce import bullet_flights, paper, rmsprop
-from reproduce.context import Context
 from reproduce.experiments import bullet
 from reproduce.records import Record
 
@@ -19,8 +19,7 @@ from reproduce.records import Record
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """The rows of eight updates."""
-    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,),
-                  out=tmp_path_factory.mktemp("bullet"))  # fmt: skip
+    ctx = context(tmp_path_factory.mktemp("bullet"), "quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bullet, "UPDATES", 8)
         return bullet.run(ctx)

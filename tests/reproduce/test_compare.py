@@ -2,24 +2,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from sample import ROW
 
 from reproduce.compare import ComparisonRow, comparison, render
-from reproduce.records import Record
 
-ONE = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=1.93,
-    unit="%",
-    seed=0,
-    profile="quick",
-    protocol=1,
-    budget="0.64 of an epoch, batch 128",
-    overrides="",
-    device="cpu, 2 threads",
-    run="0123456789ab",
-)
+ONE = replace(ROW, value=1.93, profile="quick", budget="0.64 of an epoch, batch 128")
 FAILED = replace(ONE, value=math.nan, status="solver_failed", hint="Loosen rtol.")
 FIVE = [
     replace(ONE, seed=seed, value=value, profile="short")

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contexts import context
 
 from reproduce import point
 from reproduce.children import measured
-from reproduce.context import Context
 from reproduce.experiments import costs
 from reproduce.memory import MIB
 from reproduce.records import Record
@@ -77,7 +77,7 @@ def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Record]:
                 "nfe_forward": size, "nfe_backward": 0}  # fmt: skip
 
     monkeypatch.setattr("reproduce.children.measured", law)
-    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    ctx = context(tmp_path, "quick")
     return costs.run(ctx)
 
 

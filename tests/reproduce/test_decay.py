@@ -4,18 +4,18 @@ import math
 from pathlib import Path
 
 import pytest
+from contexts import context
 
 from lightning_modules.solvers import SolverSettings, watch_steps
 from lightning_modules.solvers.watching import Step
 from reproduce import paper, records, verdicts
-from reproduce.context import Context
 from reproduce.experiments import decay
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[records.Record]:
     out = tmp_path_factory.mktemp("decay")
-    ctx = Context("quick", "cpu", "cpu", (0,), out=out, runs=out / "runs")
+    ctx = context(out, "quick")
     made = decay.run(ctx)
     assert records.read(ctx.csv("decay")) == records.merge([], made)
     return made

@@ -5,24 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sample import ROW
 
 from reproduce import evidence, weights
-from reproduce.records import Record
 
-RECORD = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=50.0,
-    unit="%",
-    seed=1,
-    profile="short",
-    protocol=1,
-    budget="3 epochs",
-    overrides="",
-    device="cpu",
-    run="0123456789ab",
-)
+RECORD = replace(ROW, value=50.0, seed=1)
 
 
 def _folder(root: Path, value: float = 1.0) -> Path:

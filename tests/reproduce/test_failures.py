@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from contexts import context
 
 from lightning_modules.callbacks import Diverged
 from lightning_modules.solvers import SolverFailed, SolverSettings, StepUnderflow, odeint
@@ -21,7 +22,7 @@ from reproduce import (
     records,
     train,
 )
-from reproduce.context import Context, Profile
+from reproduce.context import Profile
 from reproduce.jobs import Job, Result
 from reproduce.launchers import Slots
 from reproduce.records import Record, Status
@@ -148,12 +149,8 @@ def test_a_limit_reaches_trainings_in_slots_and_is_no_part_of_their_identity(
 
     monkeypatch.setattr(jobs, "run", run)
     for limit in (60.0, 120.0):
-        list(_ctx(tmp_path, launcher=Slots(time_limit=limit)).train([JOB]))
+        list(context(tmp_path, launcher=Slots(time_limit=limit)).train([JOB]))
     assert limits == [(JOB.run, 60.0), (JOB.run, 120.0)]
-
-
-def _ctx(out: Path, **given: Any) -> Context:
-    return Context("smoke", "cpu", "cpu", (0,), out=out, runs=out / "runs", **given)
 
 
 @pytest.mark.parametrize("kind", FAILED)
@@ -174,7 +171,8 @@ def test_a_failure_lasts_until_it_is_to_be_retried_unless_the_machine_was_at_fau
     profile = Profile({}, 1, None)
     counts = []
     for retry in (False, False, True):
-        rows = classification.run(_ctx(tmp_path, retry_failed=retry), "table1", profile, ["mlp"])
+        ctx = context(tmp_path, retry_failed=retry)
+        rows = classification.run(ctx, "table1", profile, ["mlp"])
         assert [(r.row, r.status, r.hint) for r in rows] == [("mlp", kind, "why")]
         counts.append(len(tried))
     lasts = kind not in failures.TAKEN_UP

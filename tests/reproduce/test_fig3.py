@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from contexts import context
 
 from reproduce import provenance, trained, weights
 from reproduce.claims import claims
-from reproduce.context import Context
 from reproduce.experiments import fig3
 from reproduce.experiments.fig3 import _Mark
 from reproduce.records import Record
@@ -14,8 +14,7 @@ from reproduce.records import Record
 
 @pytest.fixture
 def rows(small_odenet: Path, mnist_root: str) -> list[Record]:
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
-                  runs=small_odenet / "runs", data_root=mnist_root)  # fmt: skip
+    ctx = context(small_odenet, data_root=mnist_root)
     return fig3.run(ctx)
 
 
@@ -102,8 +101,7 @@ def test_nets_of_all_seeds_are_found_in_their_order(small_odenet: Path) -> None:
     for seed in (10, 2):
         other = first.with_name(f"paper-odenet-seed{seed}.safetensors")
         weights.save(other, state, {**facts, "seed": seed, "run": f"{seed:012}"})
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0, 1, 2, 3),
-                  out=small_odenet)  # fmt: skip
+    ctx = context(small_odenet, seeds=(0, 1, 2, 3))
     nets = trained.odenets(ctx, None)
     assert [net.seed for net in nets] == [0, 2, 10]
     assert nets[0].curve("nfe_forward")[0] == (50, 14.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import context
 
 from reproduce import ensembles, jobs, maps, plotting, records
 from reproduce.__main__ import main
@@ -14,11 +15,6 @@ from reproduce.ensembles import Fit
 from reproduce.experiments import fig4, fig5, flow_checks, two_moons
 from reproduce.jobs import Job, Result
 from reproduce.records import Record
-
-
-def _ctx(out: Path, profile: str = "smoke", seeds: tuple[int, ...] = (0,)) -> Context:
-    return Context(profile=profile, device="cpu", device_text="cpu", seeds=seeds, out=out,
-                   runs=out / "runs")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +74,7 @@ def test_a_file_of_other_weights_is_no_density_model(small_odenet: Path) -> None
 
 @pytest.mark.parametrize("module", [fig4, fig5])
 def test_every_job_has_settings_that_can_be_trained(module: object, tmp_path: Path) -> None:
-    ctx = _ctx(tmp_path, "paper", (0, 1))
+    ctx = context(tmp_path, "paper", seeds=(0, 1))
     fits = (
         [fig4._fit(ctx, kind, size) for kind in fig4.KINDS for size in (2, 32)]
         if module is fig4
@@ -90,7 +86,7 @@ def test_every_job_has_settings_that_can_be_trained(module: object, tmp_path: Pa
 
 
 def test_the_papers_budgets_are_those_of_the_paper_profile(tmp_path: Path) -> None:
-    ctx = _ctx(tmp_path, "paper")
+    ctx = context(tmp_path, "paper")
     texts = {
         kind: ensembles.budget(fig4._fit(ctx, kind, 8).job(ctx, "fig4", 1).resolved)
         for kind in ("cnf", "nf", "nf_adam")
@@ -161,7 +157,7 @@ def test_a_member_that_was_left_out_is_a_row_with_its_reason(tmp_path: Path) -> 
     process = {"threads": 2, "devices": ["cpu"]}
     result = Result(job, tmp_path, "ok", metrics=metrics, cost=cost, parameters=100,
                     process=process)  # fmt: skip
-    rows = ensembles._records(_ctx(tmp_path), fit, result, "kl", None)
+    rows = ensembles._records(context(tmp_path), fit, result, "kl", None)
     alive = {r.metric: r.value for r in rows if r.row == "cnf_u1_2"}
     assert alive == {"kl": 0.3, "outside": 0.1, "parameters": 50, "train_seconds": 2.0,
                      "train_nfe_forward": 50.0}  # fmt: skip
@@ -170,12 +166,12 @@ def test_a_member_that_was_left_out_is_a_row_with_its_reason(tmp_path: Path) -> 
     assert "lower model.optimizer.lr" in dead.hint
     metrics["test/kl/1"] = float("nan")
     (lost,) = [
-        r for r in ensembles._records(_ctx(tmp_path), fit, result, "kl", None)
+        r for r in ensembles._records(context(tmp_path), fit, result, "kl", None)
         if r.row == "cnf_u3_2"
     ]  # fmt: skip
     assert (lost.status, lost.hint) == ("diverged", ensembles.NOT_FINITE)
     failed = ensembles._records(
-        _ctx(tmp_path), fit, Result(job, tmp_path, "killed", "by hand"), "kl", None
+        context(tmp_path), fit, Result(job, tmp_path, "killed", "by hand"), "kl", None
     )
     assert [(r.row, r.status, r.hint) for r in failed] == [
         ("cnf_u1_2", "killed", "by hand"), ("cnf_u3_2", "killed", "by hand")
@@ -198,7 +194,7 @@ def test_no_rows_are_written_before_the_weights_that_belong_to_them(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    ctx, fit = _ctx(tmp_path), Fit("cnf", "two_moons.yaml", {}, ("cnf",), (0,))
+    ctx, fit = context(tmp_path), Fit("cnf", "two_moons.yaml", {}, ("cnf",), (0,))
     result = Result(fit.job(ctx, "two_moons", 1), tmp_path, "ok")
     monkeypatch.setattr(Context, "train", lambda *_: iter([result]))
     monkeypatch.setattr(ensembles, "_keep_weights", full)
@@ -255,7 +251,7 @@ def test_flow_checks_without_a_trained_flow_say_how_to_train_one(
 ) -> None:
     monkeypatch.setattr("reproduce.evidence.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m reproduce fig5 --profile smoke"):
-        flow_checks._reversals(_ctx(tmp_path))
+        flow_checks._reversals(context(tmp_path))
 
 
 def test_every_quantity_of_figures_4_and_5_that_a_claim_names_is_a_row_of_theirs() -> None:

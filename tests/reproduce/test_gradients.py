@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import context
 
 from reproduce import evidence, peers, printout, trained
 from reproduce.context import Context
@@ -41,8 +42,7 @@ def test_claims_are_judged_by_the_larger_error_at_the_tightest_tolerance() -> No
 
 @pytest.fixture
 def ctx(small_odenet: Path, mnist_root: str) -> Context:
-    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
-                   runs=small_odenet / "runs", data_root=mnist_root)  # fmt: skip
+    return context(small_odenet, data_root=mnist_root)
 
 
 def test_the_trained_network_is_measured_on_real_images_beside_a_converged_reference(
@@ -146,8 +146,7 @@ def test_without_weights_a_net_is_trained_first_and_its_rows_are_kept(
     tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path,
-                  runs=tmp_path / "runs", data_root=mnist_root)  # fmt: skip
+    ctx = context(tmp_path, data_root=mnist_root)
     net = trained.odenet(ctx, "smoke")
     assert "Doing so now, with profile smoke" in capsys.readouterr().out
     assert (net.seed, net.budget[:8]) == (0, "0.00027 ")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sample import ROW
 
 from reproduce import findings, judgements, printout, records, report
 from reproduce.__main__ import main
@@ -14,25 +15,10 @@ from reproduce.paper import published
 from reproduce.printout import SHIPPED, all_rows
 from reproduce.records import Record
 
-ONE = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=0.42,
-    unit="%",
-    seed=0,
-    profile="short",
-    protocol=1,
-    budget="3 epochs",
-    overrides="",
-    device="cpu",
-    run="0" * 12,
-)
-
 
 def _rows(row: str, shift: float = 0.0) -> list[Record]:
     errors = [
-        replace(ONE, row=row, seed=seed, value=0.40 + 0.01 * seed + shift, run=f"{seed:012x}")
+        replace(ROW, row=row, seed=seed, value=0.40 + 0.01 * seed + shift, run=f"{seed:012x}")
         for seed in range(5)
     ]
     return errors + [replace(r, metric="test_images", unit="images", value=10_000) for r in errors]
@@ -169,7 +155,7 @@ def test_a_command_ends_with_the_verdicts_that_need_no_other_experiment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spiral = [
-        replace(ONE, experiment="spiral", row=row, metric=metric, seed=seed,
+        replace(ROW, experiment="spiral", row=row, metric=metric, seed=seed,
                 value=value + 1e-3 * seed, run=f"{seed:012x}")
         for metric, row, value in (
             ("speed_ratio", "end", 1.0),
@@ -204,7 +190,7 @@ def test_a_demonstration_prints_its_numbers_beside_their_references_with_verdict
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = [
-        replace(ONE, experiment="decay", row="euler", metric=metric, value=value, unit="")
+        replace(ROW, experiment="decay", row="euler", metric=metric, value=value, unit="")
         for metric, value in (("end_10", 0.0009765625), ("end_14", 0.0021))
     ]
     printout.comparison("decay", rows)
@@ -220,7 +206,7 @@ def test_a_demonstration_prints_its_numbers_beside_their_references_with_verdict
 def test_a_number_that_cannot_be_judged_is_named_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    row = replace(ONE, experiment="toy_field", row="shown", metric="period", value=64.6, unit="")
+    row = replace(ROW, experiment="toy_field", row="shown", metric="period", value=64.6, unit="")
     printout.own_verdicts("toy_field", [row])
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.startswith("Not comparable: toy_field.shown.period. ")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from contexts import context
 
 from lightning_modules.solvers import state
 from reproduce import claims, long_solve, memory, verdicts
 from reproduce.children import measured
-from reproduce.context import Context
 from reproduce.experiments import million_steps
 from reproduce.records import Record
 
@@ -89,7 +89,7 @@ def _run(
     tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch, gib: float
 ) -> list[Record]:
     monkeypatch.setattr(million_steps, "_memory", lambda: gib)
-    ctx = Context(profile=profile, device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    ctx = context(tmp_path, profile)
     return million_steps.run(ctx)
 
 

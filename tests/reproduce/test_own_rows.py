@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from contexts import context
 
 from lightning_modules.solvers import (
     SolverSettings,
@@ -135,16 +136,7 @@ def _model(**given: Any) -> dict[str, Any]:
 
 
 def _ctx(out: Path, root: str | None, *own: OwnRow, profile: str = "smoke") -> Context:
-    return Context(
-        profile=profile,
-        device="cpu",
-        device_text="cpu",
-        seeds=(0,),
-        out=out,
-        runs=out / "runs",
-        data_root=root,
-        own=own,
-    )
+    return context(out, profile, data_root=root, own=own)
 
 
 def test_a_model_of_a_users_package_is_a_row_like_ours(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from page_reader import Page
+from sample import ROW
 
 from reproduce import publication, records
 from reproduce.__main__ import main
@@ -19,22 +20,7 @@ from reproduce.catalogue import names
 from reproduce.claims import claims
 from reproduce.folders import SHIPPED
 from reproduce.page import document, figures, outline, prose, tables
-from reproduce.records import Record
 
-ONE = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=0.42,
-    unit="%",
-    seed=0,
-    profile="short",
-    protocol=1,
-    budget="3 epochs",
-    overrides="",
-    device="cpu",
-    run="0" * 12,
-)
 LINES = ",".join(records.COLUMNS) + "\n"
 SCRIPT = "</td></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
@@ -52,15 +38,15 @@ def page(text: str) -> Page:
 def _strangers(folder: Path) -> None:
     """Put rows, provenance and a figure there that try to run a script wherever text goes."""
     path = folder / "table1" / "short.csv"
-    hostile = replace(ONE, row=SCRIPT, unit=SCRIPT, budget=SCRIPT, device=SCRIPT)
+    hostile = replace(ROW, row=SCRIPT, unit=SCRIPT, budget=SCRIPT, device=SCRIPT)
     failed = replace(
-        ONE, row="mlp", seed=1, value=math.nan, status="error", hint=SCRIPT, metric=SCRIPT
+        ROW, row="mlp", seed=1, value=math.nan, status="error", hint=SCRIPT, metric=SCRIPT
     )
-    changed = replace(ONE, row="resnet", overrides=SCRIPT, run="1" * 12)
+    changed = replace(ROW, row="resnet", overrides=SCRIPT, run="1" * 12)
     records.append(path, [hostile, failed, changed])
     made = {"command": SCRIPT, "commit": SCRIPT, "cpu": SCRIPT, "versions": {SCRIPT: SCRIPT}}
     entry = {**made, "devices": [SCRIPT], "platform": SCRIPT, "python": [1], "cores": {"a": 1}}
-    path.with_suffix(".provenance.json").write_text(json.dumps({"runs": {"0" * 12: entry}}))
+    path.with_suffix(".provenance.json").write_text(json.dumps({"runs": {ROW.run: entry}}))
     path.with_suffix(".svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="700pt" height="9pt" onload="alert(1)">'
         '<script>alert(1)</script><image href="http://localhost:9/x.png"/></svg>'
@@ -257,7 +243,7 @@ def test_a_profile_that_was_begun_stands_behind_one_that_is_whole(
     of_paper: tuple[str, ...], first: str, tmp_path: Path
 ) -> None:
     for profile, rows in (("short", ("mlp", "odenet")), ("paper", of_paper)):
-        made = [replace(ONE, row=row, profile=profile) for row in rows]
+        made = [replace(ROW, row=row, profile=profile) for row in rows]
         records.append(tmp_path / "table1" / f"{profile}.csv", made)
     order = list(Page(document.render(tmp_path)).tables)
     last = {"short": "paper", "paper": "short"}[first]
@@ -310,7 +296,7 @@ def test_a_malformed_csv_is_one_line_that_names_it_and_nothing_is_written(
 def test_a_malformed_provenance_is_one_line_that_names_it(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records.append(tmp_path / "table1" / "short.csv", [ONE])
+    records.append(tmp_path / "table1" / "short.csv", [ROW])
     (tmp_path / "table1" / "short.provenance.json").write_text(content)
     assert main(["report", "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr().err

@@ -7,24 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sample import ROW
 
 from reproduce import records, storage
 from reproduce.records import Record
 
-OK = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=0.42,
-    unit="%",
-    seed=0,
-    profile="quick",
-    protocol=1,
-    budget="0.64 of an epoch, batch 128",
-    overrides="",
-    device="cpu, 2 threads",
-    run="0123456789ab",
-)
+OK = replace(ROW, profile="quick", budget="0.64 of an epoch, batch 128")
 FAILED = replace(OK, value=math.nan, status="solver_failed", hint="Loosen rtol.")
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contexts import context
 from scipy.integrate import solve_ivp
 
 from lightning_modules.solvers import watch_steps
 from lightning_modules.solvers.watching import Step
 from reproduce import paper, residual_paths, verdicts
-from reproduce.context import Context
 from reproduce.experiments import resnet_euler
 from reproduce.records import Record
 
@@ -21,7 +21,7 @@ TOLERANCE = paper.number("resnet_euler", "unit_steps", "largest_difference").tol
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     out = tmp_path_factory.mktemp("resnet")
-    ctx = Context("smoke", "cpu", "cpu", (3,), out=out, runs=out / "runs")
+    ctx = context(out, seeds=(3,))
     return resnet_euler.run(ctx)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from in_process import CONFIGS, train_main
 
 from lightning_modules.callbacks import DivergenceGuard
 from reproduce import train
 
-CONFIGS = sorted(p.name for p in (resources.files("reproduce") / "configs").iterdir())
 COSTS = {"train/seconds", "train/peak_memory"}
 MINUTE_COSTS = {"train_seconds", "peak_memory"}
 STEPS = {"data.steps": 3}
@@ -40,12 +39,6 @@ def _arguments(name: str, folder: Path, mnist_root: str) -> list[str]:
     flags |= SMALL[kind] | {"trainer.default_root_dir": folder}
     flags |= {"data.root": mnist_root} if kind == "MNIST" else {}
     return ["run", "--config", str(config), *(f"--{key}={value}" for key, value in flags.items())]
-
-
-def _main(arguments: list[str]) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["reproduce.train", *arguments])
-        return train.main()
 
 
 def _break_off(self: DivergenceGuard, trainer: pl.Trainer, *_: Any) -> None:
@@ -80,14 +73,14 @@ def test_every_model_goes_on_inside_an_epoch_as_if_nothing_had_happened(
     name: str, tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert _main(_arguments(name, whole, mnist_root)) == 0
+    assert train_main(_arguments(name, whole, mnist_root)) == 0
     monkeypatch.setenv("REPRODUCE_CHECKPOINTS", "4 updates")
     with monkeypatch.context() as patch:
         patch.setattr(DivergenceGuard, "on_train_batch_start", _break_off)
-        assert _main(_arguments(name, broken, mnist_root)) == 1
+        assert train_main(_arguments(name, broken, mnist_root)) == 1
     assert _state(broken)["global_step"] == 4
     checkpoints = ["--ckpt_path", str(broken / "checkpoints")]
-    assert _main([*_arguments(name, broken, mnist_root), *checkpoints]) == 0
+    assert train_main([*_arguments(name, broken, mnist_root), *checkpoints]) == 0
 
     for key, value in _state(whole).items():
         assert _same(value, _state(broken)[key]), key
@@ -103,10 +96,10 @@ def test_a_checkpoint_of_another_model_is_one_line_that_says_what_to_do(
     tmp_path: Path, mnist_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = _arguments("rnn.yaml", tmp_path, mnist_root)
-    assert _main(arguments) == 0
+    assert train_main(arguments) == 0
     capsys.readouterr()
     other = ["--ckpt_path", str(tmp_path / "checkpoints"), "--model.recurrent", "7"]
-    assert _main([*arguments, *other]) == train.FAILED
+    assert train_main([*arguments, *other]) == train.FAILED
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {train.OTHER_MODEL}"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["hint"]) == ("error", train.OTHER_MODEL)

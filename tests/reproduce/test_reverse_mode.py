@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from contexts import context
 from torch import Tensor, nn
 
 from lightning_modules.solvers import SolverSettings, odeint
 from reproduce import algorithm_1, closed_forms, memory, paper, references
-from reproduce.context import Context
 from reproduce.experiments import reverse_mode
 
 PROBLEMS = {problem.name: problem for problem in closed_forms.problems()}
@@ -167,7 +167,7 @@ def test_rows_have_every_order_and_the_reference_values_are_reproduced(
 ) -> None:
     monkeypatch.setattr(reverse_mode, "METHODS", {"rk4": "-"})
     monkeypatch.setattr(closed_forms, "problems", lambda: list(PROBLEMS.values())[1:2])
-    ctx = Context(profile="quick", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    ctx = context(tmp_path, "quick")
     rows = reverse_mode.run(ctx)
     values = {r.metric: r.value for r in rows}
     for name in reverse_mode.GRADIENTS:

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from contexts import context
 from PIL import Image
 from torch import nn
 
@@ -26,18 +27,12 @@ from reproduce import (
 )
 from reproduce.__main__ import main
 from reproduce.claims import claims
-from reproduce.context import Context
 from reproduce.experiments import fig8, fig10, latent_step, table2, table2_sweep
 from reproduce.fits import Failed, Fit
 from reproduce.jobs import Job, Result
 from reproduce.records import Record
 
 PROFILES = ("smoke", "quick", "short", "paper")
-
-
-def _ctx(out: Path, profile: str = "smoke", **given: object) -> Context:
-    return Context(profile=profile, device="cpu", device_text="cpu", seeds=(0,), out=out,
-                   runs=out / "runs", **given)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def test_every_training_has_a_row_of_its_own(
 
     monkeypatch.setattr(jobs, "run", finished)
     monkeypatch.setattr(table2, "PROBED", "none of them")
-    module.run(_ctx(tmp_path, "short"))
+    module.run(context(tmp_path, "short"))
     name = module.__name__.rpartition(".")[2]
     rows = [r for r in records.read(tmp_path / name / "short.csv") if r.metric == "rmse"]
     assert len(done) == len(set(done)) > 8
@@ -108,7 +103,7 @@ def test_the_ratio_is_of_what_has_ended_well(
                       run, status)  # fmt: skip
 
     latent, gap = row("latent_ode", 0.4), row("rnn_gap", 0.5)
-    ctx = _ctx(tmp_path)
+    ctx = context(tmp_path)
     assert table2._advantages(ctx, [latent, gap, row("rnn", math.nan, "diverged")]) == []
     (made,) = table2._advantages(ctx, [latent, gap, row("rnn", 0.04)])
     assert made.value == pytest.approx(0.1)
@@ -250,7 +245,7 @@ def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(jobs, "run", broken)
     fit = Fit("rnn_30", "rmse", "rnn.yaml", 0)
-    rows = fits.run(_ctx(tmp_path), "table2", 1, [fit], lambda *_: {}, lambda _: "")
+    rows = fits.run(context(tmp_path), "table2", 1, [fit], lambda *_: {}, lambda _: "")
     assert [(r.row, r.metric, r.status, r.hint) for r in rows] == [
         ("rnn_30", "rmse", "diverged", "lower the rate")
     ]
@@ -276,7 +271,7 @@ def test_a_solver_that_fails_in_measuring_costs_a_row_and_a_further_metric_no_re
     work = [Fit(row, "rmse", "rnn.yaml", 0, {"data.points": int(row[4:])})
             for row in ("rnn_30", "rnn_50")]  # fmt: skip
     for retry in (False, False, True):
-        ctx = _ctx(tmp_path, retry_failed=retry)
+        ctx = context(tmp_path, retry_failed=retry)
         fits.run(ctx, "table2", 1, work, measure, lambda _: "")
     assert trained == ["rnn_30", "rnn_50", "rnn_50"]  # a failure lasts until it is to be retried
     rows = records.read(tmp_path / "table2" / "smoke.csv")
@@ -344,7 +339,7 @@ def test_the_sweep_repeats_some_rows_and_every_row_once(
         return Result(job, tmp_path, "ok", metrics=metrics)
 
     monkeypatch.setattr(jobs, "run", finished)
-    ctx = replace(_ctx(tmp_path, "short"), seeds=(0, 1, 2))
+    ctx = context(tmp_path, "short", seeds=(0, 1, 2))
     for _ in range(2):  # the second time every row is there
         table2_sweep.run(ctx)
     repeated = [row for row, seed in trained if seed == 2]
@@ -365,7 +360,7 @@ def test_the_sweep_finds_its_shipped_rows_again(
 
     monkeypatch.setattr(jobs, "run", refused)
     records.append(tmp_path / "table2_sweep" / "short.csv", shipped)
-    table2_sweep.run(_ctx(tmp_path, "short"))
+    table2_sweep.run(context(tmp_path, "short"))
     assert asked == []
 
 

@@ -12,6 +12,7 @@ from statistics import stdev
 from typing import Any
 
 import pytest
+import sample
 from scipy import stats
 
 from reproduce import provenance, records, result_sets, set_table, sets, statistics, strict
@@ -22,19 +23,8 @@ from reproduce.result_sets import ResultSet
 from reproduce.sets import SetLine
 
 SHIPPED = Path(__file__).parents[2] / "results"
-ROW = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=0.5,
-    unit="%",
-    seed=0,
-    profile="short",
-    protocol=1,
-    budget="3 epochs, batch 128, one cycle, native dopri5 adjoint at 0.001",
-    overrides="",
-    device="cpu, 2 threads",
-    run="0123456789ab",
+ROW = replace(
+    sample.ROW, value=0.5, budget="3 epochs, batch 128, one cycle, native dopri5 adjoint at 0.001"
 )
 FIVE = (0.50, 0.52, 0.54, 0.56, 0.58)
 SETTINGS = {

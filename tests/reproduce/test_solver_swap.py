@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from contexts import context
 
 from lightning_modules.solvers import SolverFailed, SolverSettings
 from reproduce.context import Context
@@ -14,8 +15,7 @@ from reproduce.records import Record
 
 @pytest.fixture
 def ctx(small_odenet: Path, mnist_root: str) -> Context:
-    return Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=small_odenet,
-                   data_root=mnist_root)  # fmt: skip
+    return context(small_odenet, data_root=mnist_root)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The spiral: its reference, its rows, what stands beside them, and what they are drawn from."""
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from in_process import train_job
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,7 +22,6 @@ from reproduce import (
     phase_portraits,
     plotting,
     records,
-    train,
     trained_fields,
     weights,
 )
@@ -35,21 +33,10 @@ SMOKE = ["--profile", "smoke", "--device", "cpu"]
 STAGES_SHOWN = spiral._shown
 
 
-def _train_here(job: Job, folder: Path, *_: object) -> int:
-    """Stand in for a child process, whose imports take longer than its training."""
-    config = yaml.safe_load(yaml.safe_dump(job.resolved))
-    config["trainer"]["default_root_dir"] = str(folder)
-    (folder / "job.yaml").write_text(yaml.safe_dump(config))
-    with pytest.MonkeyPatch.context() as patch:
-        command = ["reproduce.train", "run", "--config", str(folder / "job.yaml")]
-        patch.setattr(sys, "argv", command)
-        return train.main()
-
-
 @pytest.fixture(scope="module")
 def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_train", _train_here)
+        patch.setattr(jobs, "_train", train_job)
         patch.setattr(plotting, "DPI", 30)
         patch.setattr(plotting, "MOVIE_DPI", 30)
         patch.setattr(spiral, "_shown", lambda course: course[-1:])

@@ -1,7 +1,6 @@
 """Three bodies on springs: derivatives and standard errors, the rows, and what they show."""
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from in_process import train_job
 from PIL import Image
 from torch import Tensor
 
 from datamodules import SpringObservations
 from lightning_modules import PathModel
-from reproduce import jobs, plotting, records, three_bodies, train
+from reproduce import jobs, plotting, records, three_bodies
 from reproduce.__main__ import main
 from reproduce.claims import claims
 from reproduce.experiments import springs
@@ -26,21 +25,10 @@ SMOKE = ["--profile", "smoke", "--device", "cpu"]
 FIGURES = ("smoke.png", "smoke-plane.png", "smoke-numbers.png", "smoke-error.png")
 
 
-def _train_here(job: Job, folder: Path, *_: object) -> int:
-    """Stand in for a child process, whose imports take longer than its training."""
-    config = yaml.safe_load(yaml.safe_dump(job.resolved))
-    config["trainer"]["default_root_dir"] = str(folder)
-    (folder / "job.yaml").write_text(yaml.safe_dump(config))
-    with pytest.MonkeyPatch.context() as patch:
-        command = ["reproduce.train", "run", "--config", str(folder / "job.yaml")]
-        patch.setattr(sys, "argv", command)
-        return train.main()
-
-
 @pytest.fixture(scope="module")
 def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_train", _train_here)
+        patch.setattr(jobs, "_train", train_job)
         patch.setattr(plotting, "DPI", 30)
         patch.setattr(plotting, "MOVIE_DPI", 30)
         patch.setattr(springs, "FRAMES", 3)

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from contexts import context
 
 from reproduce.claims import claims
-from reproduce.context import Context
 from reproduce.experiments import startup
 
 
@@ -18,7 +18,7 @@ def test_rows_of_every_start_give_table_figure_and_the_mark(
     monkeypatch.setattr(startup, "_helped", lambda: None)
     monkeypatch.setattr(startup, "_imported", lambda _: None)
     monkeypatch.setattr(startup, "_first_step", lambda: None)
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=tmp_path)
+    ctx = context(tmp_path)
     rows = startup.run(ctx)
     assert list(startup.table(rows).index) == ["help", "torch", "import", "first_step"]
     assert startup.plot(rows).axes[0].get_yticklabels()[-1].get_text() == "first step"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contexts import context
 from filelock import FileLock
 from rich.console import Console
 
@@ -20,8 +21,7 @@ WORK = [Job("table1", row, f"{row}.yaml", {}, seed, 1) for row in ("mlp", "odene
 
 
 def _ctx(tmp_path: Path, **given: Any) -> Context:
-    return Context("short", "cpu", "cpu, 1 threads", (0, 1), out=tmp_path,
-                   runs=tmp_path / "runs", **given)  # fmt: skip
+    return context(tmp_path, "short", device_text="cpu, 1 threads", seeds=(0, 1), **given)
 
 
 def _row(job: Job, metric: str, value: float, kind: Status = "ok", hint: str = "") -> Record:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import context
 from host_recorder import HostRecorder, recorders
 from torch import nn
 
-from reproduce.context import Context
 from reproduce.experiments import step_time
 from reproduce.records import Record, read
 
@@ -17,7 +17,7 @@ __all__ = ["recorders"]
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     out = tmp_path_factory.mktemp("step_time")
-    ctx = Context(profile="smoke", device="cpu", device_text="cpu", seeds=(0,), out=out)
+    ctx = context(out)
     returned = step_time.run(ctx)
     kept = read(Path(out) / "step_time" / "smoke.csv")
     # As text: the nan of a skipped row equals nothing.
@@ -86,7 +86,7 @@ def test_table_and_figure_come_from_the_rows(rows: list[Record]) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_recorded_steps_are_timed_with_the_same_evaluations(tmp_path: Path) -> None:
-    ctx = Context(profile="smoke", device="cuda", device_text="cuda", seeds=(0,), out=tmp_path)
+    ctx = context(tmp_path, device="cuda", device_text="cuda")
     rows = step_time.run(ctx)
     assert all(r.status == "ok" for r in rows)
     for metric in ("nfe_forward", "nfe_backward"):

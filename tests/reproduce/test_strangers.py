@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save as to_bytes
+from sample import ROW
 
 from reproduce import evidence, provenance, records, tables, trained, weights
 from reproduce.__main__ import main
-from reproduce.records import Record
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -24,20 +24,6 @@ SOURCES = [
     for package in ("lightning_modules", "datamodules", "reproduce")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
-ROW = Record(
-    experiment="table1",
-    row="odenet",
-    metric="test_error",
-    value=0.42,
-    unit="%",
-    seed=0,
-    profile="short",
-    protocol=1,
-    budget="3 epochs, batch 128",
-    overrides="",
-    device="cpu, 2 threads",
-    run="0123456789ab",
-)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import context
 
 from reproduce import random_fields, statistics
-from reproduce.context import Context
 from reproduce.experiments import toy_field
 from reproduce.records import Record
 
@@ -15,7 +15,7 @@ from reproduce.records import Record
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     out = tmp_path_factory.mktemp("toy")
-    return toy_field.run(Context("smoke", "cpu", "cpu", (9,), out=out, runs=out / "runs"))
+    return toy_field.run(context(out, seeds=(9,)))
 
 
 def test_weights_are_uniform_within_glorots_limit_and_belong_to_their_seed() -> None:

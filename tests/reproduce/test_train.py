@@ -12,12 +12,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from in_process import CONFIGS, train_main
 
 from lightning_modules import ImageClassifier
 from lightning_modules.callbacks import RunCost
 from reproduce import train
 
-CONFIGS = sorted(p.name for p in (resources.files("reproduce") / "configs").iterdir())
 SMALL = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
 # 2, not 1: a number of batches that jsonargparse reads as 1.0 would be the whole set.
 SMALL += ["--trainer.log_every_n_steps=1", "--trainer.limit_test_batches=2"]
@@ -28,12 +28,6 @@ def _config(name: str) -> str:
     return str(resources.files("reproduce") / "configs" / name)
 
 
-def _main(arguments: list[str]) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["reproduce.train", *arguments])
-        return train.main()
-
-
 def _logged_steps(path: Path) -> list[int]:
     with path.open(newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -41,7 +35,7 @@ def _logged_steps(path: Path) -> list[int]:
 
 def _printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     with pytest.raises(SystemExit) as stop:
-        _main([*arguments, "--print_config"])
+        train_main([*arguments, "--print_config"])
     assert stop.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
 
@@ -64,7 +58,7 @@ def test_every_kind_of_flow_fits_and_validates_from_its_configuration(
     small = ["--data.batch_size=16", "--data.steps=2", "--data.test_points=20"]
     small += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     root = ["--trainer.default_root_dir", str(tmp_path)]
-    assert _main(["fit", "--config", _config(f"{name}.yaml"), *small, *root]) == 0
+    assert train_main(["fit", "--config", _config(f"{name}.yaml"), *small, *root]) == 0
     content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 2
     assert bool(content["state_dict"]["alive"].all())
@@ -77,7 +71,7 @@ def test_every_model_of_series_fits_and_validates_from_its_configuration(
     small = ["--data.train_size=20", "--data.test_size=20", "--data.batch_size=10"]
     small += ["--data.steps=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     small += ["--trainer.accelerator=cpu", "--trainer.default_root_dir", str(tmp_path)]
-    assert _main(["fit", "--config", _config(f"{name}.yaml"), *small]) == 0
+    assert train_main(["fit", "--config", _config(f"{name}.yaml"), *small]) == 0
     content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 2
     assert content["hyper_parameters"]["network"] == name
@@ -94,7 +88,7 @@ def test_flags_reach_nested_settings_and_seed_zero_is_a_seed(
 
 def test_help_comes_from_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        _main(["fit", "--model.help=ImageClassifier"])
+        train_main(["fit", "--model.help=ImageClassifier"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--model.solver.rtol" in shown
     assert "Relative tolerance" in shown
@@ -116,7 +110,7 @@ def test_unknown_and_impossible_settings_are_refused_by_name(
     flag: str, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        _main(["fit", "--config", _config("odenet.yaml"), flag])
+        train_main(["fit", "--config", _config("odenet.yaml"), flag])
     assert stop.value.code == 2
     refusal = _refusal(capsys.readouterr().err)
     assert named in refusal
@@ -133,7 +127,7 @@ def test_a_solver_that_nothing_offers_is_refused_before_a_folder_is_made(
     folder = tmp_path / "new"
     given = [f"--model.solver.{key}=rk45", f"--trainer.default_root_dir={folder}"]
     with pytest.raises(SystemExit) as stop:
-        _main(["run", "--config", _config(f"{name}.yaml"), *given])
+        train_main(["run", "--config", _config(f"{name}.yaml"), *given])
     assert stop.value.code == 2
     assert "'rk45'. Choose one of" in _refusal(capsys.readouterr().err)
     assert not folder.exists()
@@ -152,7 +146,7 @@ def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
 ) -> None:
     common = ["--data.root", mnist_root, *SMALL]
     common += ["--trainer.default_root_dir", str(tmp_path), "--model.stem=conv"]
-    assert _main(["run", "--config", _config("odenet.yaml"), *common]) == 0
+    assert train_main(["run", "--config", _config("odenet.yaml"), *common]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "ok"
     assert summary["parameters"] == 208_266
@@ -171,7 +165,7 @@ def test_run_fits_and_tests_in_one_process_and_its_checkpoint_is_plain(
     assert loaded.hparams["stem"] == "conv"
 
     resumed = ["run", "--config", _config("odenet.yaml"), *common, "--trainer.max_epochs=2"]
-    assert _main([*resumed, "--ckpt_path", str(checkpoint)]) == 0
+    assert train_main([*resumed, "--ckpt_path", str(checkpoint)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["cost"]["train_batches"] == 4
     assert _logged_steps(tmp_path / "metrics.csv") == [0, 1, 2, 3]
@@ -192,13 +186,13 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch_to_the_same_result(
         if trainer.current_epoch == 2:
             raise RuntimeError("the power went")
 
-    assert _main(arguments("whole")) == 0
+    assert train_main(arguments("whole")) == 0
     with monkeypatch.context() as patch:
         patch.setattr(RunCost, "on_train_epoch_start", break_off)
-        assert _main(arguments("broken")) == 1
+        assert train_main(arguments("broken")) == 1
     assert json.loads((tmp_path / "broken" / "summary.json").read_text())["status"] == "error"
     checkpoint = tmp_path / "broken" / "checkpoints" / "last.ckpt"
-    assert _main([*arguments("broken"), "--ckpt_path", str(checkpoint)]) == 0
+    assert train_main([*arguments("broken"), "--ckpt_path", str(checkpoint)]) == 0
     whole, resumed = (
         json.loads((tmp_path / f / "summary.json").read_text()) for f in ("whole", "broken")
     )
@@ -216,8 +210,8 @@ def test_flags_rule_over_what_a_checkpoint_was_trained_with(
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     common = ["test", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
     common += ["--ckpt_path", str(tmp_path / "a.ckpt"), f"--trainer.default_root_dir={tmp_path}"]
-    assert _main([*common, "--model.hidden=3"]) == 0
-    assert _main([*common, "--model.hidden=4"]) == train.FAILED
+    assert train_main([*common, "--model.hidden=3"]) == 0
+    assert train_main([*common, "--model.hidden=4"]) == train.FAILED
     assert train.OTHER_MODEL in capsys.readouterr().err
     assert not (tmp_path / "config.yaml").exists()
 
@@ -233,7 +227,7 @@ def test_a_checkpoint_never_runs_code(
     torch.save({"state_dict": {}, "hyper_parameters": {"x": Evil()}}, tmp_path / "evil.ckpt")
     common = [verb, "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
     common += ["--ckpt_path", str(tmp_path / "evil.ckpt")]
-    assert _main([*common, f"--trainer.default_root_dir={tmp_path}"]) == 1
+    assert train_main([*common, f"--trainer.default_root_dir={tmp_path}"]) == 1
     assert "Weights only load failed" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
@@ -249,7 +243,7 @@ def test_a_training_without_a_finite_test_is_no_result(
     flags: list[str], status: str, tmp_path: Path, mnist_root: str
 ) -> None:
     common = ["run", "--config", _config("mlp.yaml"), "--data.root", mnist_root, *SMALL]
-    assert _main([*common, f"--trainer.default_root_dir={tmp_path}", *flags]) != 0
+    assert train_main([*common, f"--trainer.default_root_dir={tmp_path}", *flags]) != 0
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == status
 
 
@@ -258,7 +252,7 @@ def test_the_same_command_gives_the_same_bits(name: str, tmp_path: Path, mnist_r
     results = []
     for folder in ("first", "second"):
         common = ["run", "--config", _config(name), "--data.root", mnist_root, *SMALL]
-        assert _main([*common, f"--trainer.default_root_dir={tmp_path / folder}"]) == 0
+        assert train_main([*common, f"--trainer.default_root_dir={tmp_path / folder}"]) == 0
         summary = json.loads((tmp_path / folder / "summary.json").read_text())
         content = torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", weights_only=True)
         results.append((summary["metrics"], content["state_dict"]))
@@ -291,7 +285,7 @@ def test_a_solver_that_fails_leaves_its_status_and_the_remedy(
     arguments = ["run", "--config", _config("rknet.yaml"), "--data.root", mnist_root, *SMALL]
     arguments += ["--trainer.default_root_dir", str(tmp_path), "--model.solver.max_steps=1"]
     arguments += ["--model.solver.rtol=1e-7", "--model.solver.atol=1e-7"]
-    assert _main(arguments) == train.FAILED
+    assert train_main(arguments) == train.FAILED
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "solver_failed"
     assert "max_steps" in summary["hint"]

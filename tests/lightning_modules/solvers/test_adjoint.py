@@ -4,11 +4,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchdiffeq
+from against_native import loss_of
 from problems import Growth, Net
 from torch import Tensor, nn
 
 from lightning_modules.solvers import (
-    Solution,
     SolverFailed,
     SolverSettings,
     collect_stats,
@@ -46,17 +46,11 @@ def y0() -> Tensor:
     return torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
 
 
-def loss_of(solution: Solution[Tensor]) -> Tensor:
-    """Weigh every output time differently, so that a misplaced jump shows."""
-    weights = torch.arange(1.0, len(solution.ys) + 1, dtype=torch.float64)
-    return (weights * solution.ys.pow(2).sum(dim=(1, 2))).sum()
-
-
 def gradients(
     net: nn.Module, y0: Tensor, times: Tensor, settings: SolverSettings
 ) -> tuple[Tensor, ...]:
     wanted = [y0, times, *(p for p in net.parameters() if p.requires_grad)]
-    loss = loss_of(odeint(net, y0, times, settings))
+    loss = loss_of(odeint(net, y0, times, settings).ys)
     found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     return tuple(found)
 
@@ -84,13 +78,13 @@ def test_adjoint_gradients_equal_direct_ones(
 
 def test_time_gradients_equal_finite_differences(net: Net, y0: Tensor) -> None:
     times = output_times()
-    (found,) = torch.autograd.grad(loss_of(odeint(net, y0, times, TIGHT_ADJOINT)), times)
+    (found,) = torch.autograd.grad(loss_of(odeint(net, y0, times, TIGHT_ADJOINT).ys), times)
     h = 1e-4
     for i in range(len(times)):
         shift = torch.zeros(len(times), dtype=torch.float64)
         shift[i] = h
         up, down = (
-            float(loss_of(odeint(net, y0, times + sign * shift, TIGHT)).detach())
+            float(loss_of(odeint(net, y0, times + sign * shift, TIGHT).ys).detach())
             for sign in (1, -1)
         )
         assert float(found[i]) == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-6)
@@ -139,10 +133,10 @@ def test_the_seminorm_costs_no_more_and_the_gradient_stays_right(y0: Tensor) -> 
             adjoint_norm=norm,  # type: ignore[arg-type]
         )
         solution = odeint(net, y0, times, settings)
-        found[norm] = torch.autograd.grad(loss_of(solution), [y0, net.first.weight])
+        found[norm] = torch.autograd.grad(loss_of(solution.ys), [y0, net.first.weight])
         cost[norm] = solution.stats.nfe_backward
     exact = torch.autograd.grad(
-        loss_of(odeint(net, y0, times, TIGHT_ADJOINT)), [y0, net.first.weight]
+        loss_of(odeint(net, y0, times, TIGHT_ADJOINT).ys), [y0, net.first.weight]
     )
     assert cost["seminorm"] <= cost["per_tensor"]
     for norm in NORMS:
@@ -159,14 +153,14 @@ def test_torchdiffeqs_own_adjoint_agrees(
     times = output_times().detach()
     settings = SolverSettings(gradient="adjoint", adjoint_norm=norm)  # type: ignore[arg-type]
     solution = odeint(net, y0, times, settings)
-    ours = torch.autograd.grad(loss_of(solution), [y0, net.second.weight])
+    ours = torch.autograd.grad(loss_of(solution.ys), [y0, net.second.weight])
     theirs_net = Counting(net)
     options = {"adjoint_options": {"norm": "seminorm"}} if norm == "seminorm" else {}
     ys = torchdiffeq.odeint_adjoint(
         theirs_net, y0, times, rtol=1e-3, atol=1e-3, method="dopri5", **options
     )
     forward_nfe = theirs_net.nfe
-    loss = loss_of(Solution(ys, solution.stats))
+    loss = loss_of(ys)
     theirs = torch.autograd.grad(loss, [y0, net.second.weight])
     backward_nfe = theirs_net.nfe - forward_nfe
     assert solution.stats.nfe_forward == forward_nfe
@@ -197,7 +191,7 @@ def test_tuple_states_have_adjoint_gradients(net: Net, y0: Tensor) -> None:
 
 
 def test_unused_parameters_get_zeros_and_frozen_ones_nothing(net: Net, y0: Tensor) -> None:
-    loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT)).backward()
+    loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT).ys).backward()
     assert net.unused.grad is not None
     assert net.unused.grad.tolist() == [0.0, 0.0]
     assert net.frozen.grad is None
@@ -211,7 +205,7 @@ def test_fields_without_parameters_work(field: Callable[..., Tensor], y0: Tensor
         return field(y) if field.__name__ == "forward" else field(t, y)
 
     found = [
-        torch.autograd.grad(loss_of(odeint(plain, y0, output_times(), settings)), y0)
+        torch.autograd.grad(loss_of(odeint(plain, y0, output_times(), settings).ys), y0)
         for settings in (TIGHT, TIGHT_ADJOINT)
     ]
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-8)
@@ -220,7 +214,7 @@ def test_fields_without_parameters_work(field: Callable[..., Tensor], y0: Tensor
 def test_a_hidden_tensor_that_needs_a_gradient_is_refused(net: Net, y0: Tensor) -> None:
     with_lambda = odeint(lambda t, y: net(t, y), y0, output_times(), TIGHT_ADJOINT)
     with pytest.raises(RuntimeError, match="is no parameter of it"):
-        loss_of(with_lambda).backward()
+        loss_of(with_lambda.ys).backward()
 
 
 def test_two_forwards_before_one_backward(net: Net, y0: Tensor) -> None:
@@ -228,7 +222,7 @@ def test_two_forwards_before_one_backward(net: Net, y0: Tensor) -> None:
     times = output_times()
     wanted = [y0, times, *(p for p in net.parameters() if p.requires_grad)]
     first, second = (odeint(net, y0, times, TIGHT_ADJOINT) for _ in range(2))
-    twice = torch.autograd.grad(loss_of(first) + loss_of(second), wanted)
+    twice = torch.autograd.grad(loss_of(first.ys) + loss_of(second.ys), wanted)
     torch.testing.assert_close(twice, tuple(2 * g for g in once))
     assert first.stats == second.stats
     assert first.stats.nfe_backward > 0
@@ -248,14 +242,14 @@ def test_weights_loaded_between_two_calls_are_used(net: Net, y0: Tensor, assign:
 
 @pytest.mark.parametrize("assign", [False, True])
 def test_weights_changed_before_backward_are_noticed(net: Net, y0: Tensor, assign: bool) -> None:
-    loss = loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT))
+    loss = loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT).ys)
     net.load_state_dict(Net().state_dict(), assign=assign)
     with pytest.raises(RuntimeError, match="replaced" if assign else "modified by an inplace"):
         loss.backward()
 
 
 def test_a_second_derivative_is_refused(net: Net, y0: Tensor) -> None:
-    loss = loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT))
+    loss = loss_of(odeint(net, y0, output_times(), TIGHT_ADJOINT).ys)
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(loss, y0, create_graph=True)
 

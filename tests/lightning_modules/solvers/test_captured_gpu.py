@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROBLEMS, Net, Problem
+from against_native import ADAPTIVE, settings
+from problems import PROBLEMS, Net, Of, Problem
 from torch import Tensor, nn
 
 from lightning_modules.nets import ConvField
 from lightning_modules.solvers import SolverSettings, SolveStats, odeint
-from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.recorded import plans
 
 pytestmark = [
@@ -19,23 +19,6 @@ pytestmark = [
 ]
 DEVICE = "cuda"
 GRADIENTS = ("checkpoint", "adjoint")
-ADAPTIVE = [name for name, control in methods().items() if control == "adaptive"]
-
-
-class Of(nn.Module):
-    """A function as a module: only modules are recorded."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.function(t, y)
-
-
-def settings(backend: str = "captured", method: str = "dopri5", **more: Any) -> SolverSettings:
-    fixed = methods()[method] == "fixed"
-    return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
 
 
 def times(*ticks: float) -> Tensor:
@@ -83,7 +66,7 @@ def test_recorded_steps_on_a_gpu_are_the_native_ones(
     at = problem.times(9, direction).to(DEVICE)
     native = odeint(field, y0, at, settings("native", method, rtol=1e-6, atol=1e-6))
     for _ in range(3):
-        captured = odeint(field, y0, at, settings(method=method, rtol=1e-6, atol=1e-6))
+        captured = odeint(field, y0, at, settings("captured", method, rtol=1e-6, atol=1e-6))
         assert captured.stats == native.stats
         same(captured.ys, native.ys)
     assert plans_of(field) == 1
@@ -95,7 +78,7 @@ def test_recorded_gradients_on_a_gpu_are_the_native_ones(method: str, gradient: 
     net, y0, at = Net().to(DEVICE), start(), times(0.0, 0.3, 0.8, 1.0)
     expected = solved(net, y0, settings("native", method, gradient=gradient), at)
     for _ in range(3):
-        found = solved(net, y0, settings(method=method, gradient=gradient), at)
+        found = solved(net, y0, settings("captured", method, gradient=gradient), at)
         assert found[1] == expected[1]
         same(found[0], expected[0])
     assert plans_of(net) == {"checkpoint": 1, "adjoint": 2}[gradient]
@@ -109,7 +92,7 @@ def test_the_field_of_the_ode_net_is_recorded(gradient: str) -> None:
     y0.requires_grad_()
     expected = solved(net, y0, settings("native", gradient=gradient))
     for _ in range(3):
-        found = solved(net, y0, settings(gradient=gradient))
+        found = solved(net, y0, settings("captured", gradient=gradient))
         assert found[1] == expected[1]
         torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-7)
     assert plans_of(net)
@@ -119,7 +102,7 @@ def test_the_field_of_the_ode_net_is_recorded(gradient: str) -> None:
 def test_forward_passes_before_their_backward_passes_on_a_gpu(gradient: str) -> None:
     net, starts = Net().to(DEVICE), [start(seed=seed) for seed in (1, 2, 3)]
     for _ in range(2):
-        solved(net, starts[0], settings(gradient=gradient))
+        solved(net, starts[0], settings("captured", gradient=gradient))
     found = []
     for backend in ("native", "captured"):
         solutions = [
@@ -137,7 +120,7 @@ def test_graphs_that_live_elsewhere_end_no_recording(gradient: str) -> None:
     kept = [p.view_as(p) for p in net.parameters()]
     expected = solved(net, y0, settings("native", gradient=gradient))
     for _ in range(3):
-        same(solved(net, y0, settings(gradient=gradient))[0], expected[0])
+        same(solved(net, y0, settings("captured", gradient=gradient))[0], expected[0])
     assert plans_of(net) == {"checkpoint": 1, "adjoint": 2}[gradient]
     assert all(p.grad_fn for p in kept if p.requires_grad)
 
@@ -180,21 +163,21 @@ def waits(t: Tensor, y: Tensor) -> Tensor:
 )
 def test_what_no_graph_holds_is_solved_natively_and_others_go_on(function: Any) -> None:
     field = Of(function)
-    solved(field, start(), settings(gradient="checkpoint"))
+    solved(field, start(), settings("captured", gradient="checkpoint"))
     with pytest.warns(UserWarning, match="solved step by step"):
-        found = solved(field, start(), settings(gradient="checkpoint"))
+        found = solved(field, start(), settings("captured", gradient="checkpoint"))
     same(found[0], solved(field, start(), settings("native", gradient="checkpoint"))[0])
     assert torch.isfinite(torch.randn(3, device=DEVICE)).all()  # generators are as they were
     net = Net().to(DEVICE)
     for _ in range(3):
-        found = solved(net, start(), settings(gradient="checkpoint"))
+        found = solved(net, start(), settings("captured", gradient="checkpoint"))
     same(found[0], solved(net, start(), settings("native", gradient="checkpoint"))[0])
     assert plans_of(net) == 1
 
 
 def test_solves_on_several_streams_do_not_meet() -> None:
     net, y0s = Net().to(DEVICE), [start(2048, seed) for seed in range(4)]
-    chosen = settings(gradient="checkpoint")
+    chosen = settings("captured", gradient="checkpoint")
     for _ in range(2):
         solved(net, y0s[0], chosen)
     expected = [solved(net, y0, settings("native", gradient="checkpoint"))[0] for y0 in y0s]
@@ -209,15 +192,15 @@ def test_solves_on_several_streams_do_not_meet() -> None:
 
 def test_recordings_outlive_others_on_their_stream() -> None:
     """PyTorch has 32 streams; with a graph goes the workspace that cuBLAS has on its stream."""
-    net, y0, chosen = Net(256).float().to(DEVICE), start(64), settings(gradient="checkpoint")
-    y0 = y0.detach().float().requires_grad_()
+    net, chosen = Net(256).float().to(DEVICE), settings("captured", gradient="checkpoint")
+    y0 = start(64).detach().float().requires_grad_()
     expected = solved(net, y0, settings("native", gradient="checkpoint"))[0]
     for _ in range(2):
         solved(net, y0, chosen)
     for _ in range(33):
         other = Net(256).float().to(DEVICE)
         for _ in range(2):
-            odeint(other, y0.detach(), times(), settings(gradient="adjoint"))
+            odeint(other, y0.detach(), times(), settings("captured", gradient="adjoint"))
         assert plans_of(other) == 1
         del other
     kept = [torch.full((2**20,), torch.nan, device=DEVICE) for _ in range(64)]
@@ -226,7 +209,7 @@ def test_recordings_outlive_others_on_their_stream() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_solves() -> None:
-    net, chosen = Net().to(DEVICE), settings(gradient="checkpoint")
+    net, chosen = Net().to(DEVICE), settings("captured", gradient="checkpoint")
     for _ in range(3):
         solved(net, start(), chosen)
     before = torch.cuda.memory_allocated()

@@ -2,11 +2,10 @@
 
 import copy
 import warnings
-from typing import Any
 
 import pytest
 import torch
-from against_native import GRIDS, UNIT, gradients, same, start
+from against_native import GRIDS, UNIT, gradients, same, settings, start
 from host_recorder import HostRecorder, recorders
 from problems import Net
 from torch import Tensor, nn
@@ -16,11 +15,6 @@ from lightning_modules.solvers.native_backend import methods
 
 __all__ = ["recorders"]
 GRADIENTS = ("checkpoint", "adjoint")
-
-
-def settings(backend: str = "captured", method: str = "dopri5", **more: Any) -> SolverSettings:
-    fixed = methods()[method] == "fixed"
-    return SolverSettings(backend, method, step_size=0.25 if fixed else None, **more)
 
 
 def recorded(net: nn.Module, y0: Tensor, chosen: SolverSettings, times: Tensor = UNIT) -> None:
@@ -37,7 +31,7 @@ def test_gradients_and_their_cost_are_the_native_ones(
 ) -> None:
     net, y0, times = Net(), start(), torch.tensor(grid).double()
     expected = gradients(net, y0, settings("native", method, gradient=gradient), times)
-    chosen = settings(method=method, gradient=gradient)
+    chosen = settings("captured", method, gradient=gradient)
     recorded(net, y0, chosen, times)
     found = gradients(net, y0, chosen, times)
     assert found[1] == expected[1]
@@ -51,7 +45,7 @@ def test_two_forward_passes_may_come_before_their_backward_passes(
 ) -> None:
     """What a graph leaves in its static memory must not be what backward reads."""
     net, starts = Net(), [start(seed=seed) for seed in (1, 2, 3)]
-    recorded(net, starts[0], settings(gradient=gradient))
+    recorded(net, starts[0], settings("captured", gradient=gradient))
     found = []
     for backend in ("native", "captured"):
         solutions = [odeint(net, y0, UNIT, settings(backend, gradient=gradient)) for y0 in starts]
@@ -85,7 +79,7 @@ def test_training_is_that_of_the_native_backend(
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_replaced_weights_are_recorded_anew(gradient: str, recorders: list[HostRecorder]) -> None:
-    net, y0, chosen = Net(), start(), settings(gradient=gradient)
+    net, y0, chosen = Net(), start(), settings("captured", gradient=gradient)
     recorded(net, y0, chosen)
     made = len(recorders)
     other = {name: value + 0.1 for name, value in net.state_dict().items()}
@@ -103,7 +97,7 @@ def test_replaced_weights_are_recorded_anew(gradient: str, recorders: list[HostR
 def test_freezing_a_weight_is_another_gradient(
     gradient: str, recorders: list[HostRecorder]
 ) -> None:
-    net, y0, chosen = Net(), start(), settings(gradient=gradient)
+    net, y0, chosen = Net(), start(), settings("captured", gradient=gradient)
     recorded(net, y0, chosen)
     net.first.weight.requires_grad_(False)
     expected = gradients(net, y0, settings("native", gradient=gradient))
@@ -114,7 +108,7 @@ def test_freezing_a_weight_is_another_gradient(
 def test_a_smaller_batch_is_solved_step_by_step_until_it_comes_again(
     recorders: list[HostRecorder],
 ) -> None:
-    net, chosen = Net(), settings(gradient="checkpoint")
+    net, chosen = Net(), settings("captured", gradient="checkpoint")
     recorded(net, start(8), chosen)
     for epoch in range(2):
         expected = gradients(net, start(3), settings("native", gradient="checkpoint"))
@@ -126,7 +120,7 @@ def test_a_smaller_batch_is_solved_step_by_step_until_it_comes_again(
 
 
 def test_what_changes_between_the_passes_is_noticed(recorders: list[HostRecorder]) -> None:
-    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    net, y0, chosen = Net(), start(), settings("captured", gradient="checkpoint")
     recorded(net, y0, chosen)
     ys = odeint(net, y0, UNIT, chosen).ys
     with torch.no_grad():
@@ -136,7 +130,7 @@ def test_what_changes_between_the_passes_is_noticed(recorders: list[HostRecorder
 
 
 def test_backward_twice_gives_the_gradient_twice(recorders: list[HostRecorder]) -> None:
-    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    net, y0, chosen = Net(), start(), settings("captured", gradient="checkpoint")
     recorded(net, y0, chosen)
     solution = odeint(net, y0, UNIT, chosen)
     solution.ys[-1].sum().backward(retain_graph=True)
@@ -147,7 +141,7 @@ def test_backward_twice_gives_the_gradient_twice(recorders: list[HostRecorder]) 
 
 
 def test_a_recorded_solution_may_be_changed_in_place(recorders: list[HostRecorder]) -> None:
-    net, y0, chosen = Net(), start(), settings(gradient="checkpoint")
+    net, y0, chosen = Net(), start(), settings("captured", gradient="checkpoint")
     recorded(net, y0, chosen)
     plain, _ = gradients(net, y0, chosen)
     ys = odeint(net, y0, UNIT, chosen).ys
@@ -161,7 +155,7 @@ def test_direct_gradients_may_be_differentiated_again(recorders: list[HostRecord
     """They are those of autograd's own graph, which nothing recorded has."""
     net, y0 = Net(), start()
     for _ in range(3):
-        ys = odeint(net, y0, UNIT, settings(gradient="direct")).ys
+        ys = odeint(net, y0, UNIT, settings("captured", gradient="direct")).ys
         (first,) = torch.autograd.grad(ys[-1].square().sum(), y0, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), y0)
         assert float(second.abs().sum()) > 0
@@ -178,7 +172,7 @@ def test_a_slope_may_be_a_weight_itself(gradient: str, recorders: list[HostRecor
         def forward(self, t: Tensor, y: Tensor) -> Tensor:
             return self.slope
 
-    field, y0, chosen = Constant(), start(), settings(gradient=gradient)
+    field, y0, chosen = Constant(), start(), settings("captured", gradient=gradient)
     expected = gradients(field, y0, settings("native", gradient=gradient))
     for _ in range(3):
         same(gradients(field, y0, chosen)[0], expected[0])
@@ -208,7 +202,7 @@ def test_hidden_weights_are_refused_as_natively(recorders: list[HostRecorder]) -
         def forward(self, t: Tensor, y: Tensor) -> Tensor:
             return -y * hidden
 
-    field, chosen = Hiding(), settings(gradient="checkpoint")
+    field, chosen = Hiding(), settings("captured", gradient="checkpoint")
     for _ in range(3):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the recording that was not to be

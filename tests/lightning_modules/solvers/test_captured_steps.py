@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from against_native import ADAPTIVE, FIXED
 from host_recorder import HostRecorder, recorders
-from problems import PROBLEMS, Net, Problem
+from problems import PROBLEMS, Net, Of, Problem
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -27,7 +28,6 @@ from lightning_modules.solvers.captured.back import RecordedSweep
 from lightning_modules.solvers.captured.grid import FixedWalk
 from lightning_modules.solvers.controller import Controller
 from lightning_modules.solvers.fields import Counted, OnTensors
-from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.recorded.control import DeviceController
 from lightning_modules.solvers.recorded.engine import Task
 from lightning_modules.solvers.recorded.inspection import Inspector
@@ -35,19 +35,6 @@ from lightning_modules.solvers.state import rms
 
 __all__ = ["recorders"]
 META = torch.device("meta")
-ADAPTIVE = [name for name, control in methods().items() if control == "adaptive"]
-FIXED = [name for name, control in methods().items() if control == "fixed"]
-
-
-class Of(nn.Module):
-    """A function as a module: only modules are recorded."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, t: Tensor, y: Any) -> Any:
-        return self.function(t, y)
 
 
 def pair(method: str = "dopri5", **more: Any) -> tuple[SolverSettings, SolverSettings]:

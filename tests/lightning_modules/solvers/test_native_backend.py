@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torchdiffeq
+from against_native import ADAPTIVE, FIXED
 from problems import PROBLEMS, Problem
 from torch import Tensor
 
@@ -14,9 +15,6 @@ from lightning_modules.solvers import SolverFailed, SolverSettings, Step, odeint
 from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.stepping import BufferedStages, GraphStages, Stages
 from lightning_modules.solvers.tableaus import TABLEAUS
-
-FIXED = [name for name, control in methods().items() if control == "fixed"]
-ADAPTIVE = [name for name, control in methods().items() if control == "adaptive"]
 
 
 def native(method: str = "dopri5", **changes: object) -> SolverSettings:

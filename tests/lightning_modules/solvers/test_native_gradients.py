@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 
+import against_native
 import pytest
 import torch
+from against_native import FIXED, loss_of, start
 from problems import PROBLEMS, Growth, Net, Problem
 from torch import Tensor, nn
 
@@ -20,7 +22,6 @@ from lightning_modules.solvers.native_backend import methods
 from lightning_modules.solvers.torchdiffeq_backend import solve as torchdiffeq_solve
 
 GRADIENTS = gradient_table()["native"]
-FIXED = [name for name, control in methods().items() if control == "fixed"]
 GRIDS = ([0.0, 1.0], [0.0, 0.3, 0.8, 1.0], [1.0, 0.2, -0.5], [i / 20 for i in range(21)])
 
 
@@ -30,22 +31,10 @@ def native(method: str = "dopri5", **changes: object) -> SolverSettings:
     return SolverSettings(backend="native", method=method, **changes)  # type: ignore[arg-type]
 
 
-def start() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(5, 2, dtype=torch.float64, generator=generator).requires_grad_()
-
-
-def loss_of(ys: Tensor) -> Tensor:
-    """Weigh every output time differently, so that a misplaced one shows."""
-    weights = torch.arange(1.0, len(ys) + 1, dtype=ys.dtype)
-    return (weights * ys.pow(2).flatten(1).sum(dim=1)).sum()
-
-
 def gradients(net: nn.Module, grid: list[float], settings: SolverSettings) -> tuple[Tensor, ...]:
-    y0, times = start(), torch.tensor(grid, dtype=torch.float64)
-    wanted = [y0, *(p for p in net.parameters() if p.requires_grad)]
-    loss = loss_of(odeint(net, y0, times, settings).ys)
-    return torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    times = torch.tensor(grid, dtype=torch.float64)
+    _, *found = against_native.gradients(net, start(), settings, times)[0]
+    return tuple(found)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{len(grid)}_times")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from problems import PROBLEMS, Problem
+from problems import PROBLEMS, Growth, Problem
 from torch import Tensor, nn
 
 from lightning_modules.solvers import SolverFailed, SolverSettings, odeint
@@ -16,17 +16,6 @@ METHODS = ("vode_adams", "lsoda")
 def scipy(method: str = "vode_adams", tolerance: float = 1e-6, **more: object) -> SolverSettings:
     settings = {"rtol": tolerance, "atol": tolerance, "adjoint_norm": "rms", **more}
     return SolverSettings(backend="scipy", method=method, gradient="adjoint", **settings)  # type: ignore[arg-type]
-
-
-class Linear(nn.Module):
-    """f(t, y) = θ y, of which everything is known."""
-
-    def __init__(self, theta: float = -1.3) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.theta * y
 
 
 @pytest.mark.parametrize("direction", [1, -1])
@@ -63,7 +52,7 @@ def test_states_keep_shape_dtype_and_parts() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_adjoint_gives_the_closed_forms_of_the_linear_equation(method: str) -> None:
-    field, end = Linear(), 1.5
+    field, end = Growth(-1.3), 1.5
     z0 = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     times = torch.tensor([0.0, end], dtype=torch.float64, requires_grad=True)
     solved = odeint(field, z0, times, scipy(method, 1e-10))
@@ -122,19 +111,19 @@ def test_what_scipy_cannot_do_is_refused_with_the_remedy(
     settings = {"method": "vode_adams", "adjoint_norm": "rms", **change}
     settings = SolverSettings(backend="scipy", gradient="adjoint", **settings)  # type: ignore[arg-type, assignment]
     with pytest.raises(ValueError, match=message):
-        odeint(Linear(), torch.ones(2), torch.tensor([0.0, 1.0]), settings)  # type: ignore[arg-type]
+        odeint(Growth(-1.3), torch.ones(2), torch.tensor([0.0, 1.0]), settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
 def test_it_has_no_gradient_but_the_adjoint(gradient: str) -> None:
     settings = SolverSettings(backend="scipy", method="vode_adams", gradient=gradient)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"'scipy' does not offer gradient='{gradient}'"):
-        odeint(Linear(), torch.ones(2), torch.tensor([0.0, 1.0]), settings)
+        odeint(Growth(-1.3), torch.ones(2), torch.tensor([0.0, 1.0]), settings)
 
 
 def test_lsoda_refuses_states_whose_square_it_would_allocate() -> None:
     with pytest.raises(ValueError, match=r"2,000 numbers.*vode_adams"):
-        odeint(Linear(), torch.ones(2000), torch.tensor([0.0, 1.0]), scipy("lsoda"))
+        odeint(Growth(-1.3), torch.ones(2000), torch.tensor([0.0, 1.0]), scipy("lsoda"))
 
 
 def test_a_state_is_solved_whose_square_no_memory_holds() -> None:
@@ -146,7 +135,7 @@ def test_a_state_is_solved_whose_square_no_memory_holds() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_limit_ends_the_solve_and_names_itself(method: str) -> None:
     with pytest.raises(SolverFailed, match="Raise max_steps") as caught:
-        odeint(Linear(-50.0), torch.ones(2).double(), torch.tensor([0.0, 1.0]),
+        odeint(Growth(-50.0), torch.ones(2).double(), torch.tensor([0.0, 1.0]),
                scipy(method, max_steps=5))  # fmt: skip
     assert 0 <= caught.value.time < 1
     assert caught.value.steps >= 5
