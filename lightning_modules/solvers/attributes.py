@@ -1,4 +1,4 @@
-"""Attributes of a module beside its tensors: plain values, those of its class, and its mode."""
+"""What a module is beside its tensors: plain values, its classes' values and code, its mode."""
 
 import dis
 import enum
@@ -7,7 +7,9 @@ import inspect
 import types
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,53 @@ PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtyp
 _LOOKED_AT = (Tensor, enum.Enum, list, tuple, dict, set, frozenset)
 # Methods that set or tell the mode and are no part of an evaluation.
 _BESIDE = ("train", "eval", "extra_repr", "__init__", "__setstate__", "__getstate__")
+_LIBRARIES = ("torch", "pytorch_lightning", "lightning")
 
-_names: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
-_modes: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class Kind:
+    """What modules have from their class and those above it, of those of libraries nothing.
+
+    Args:
+        names: Of plain values and the like, and of slots.
+        code: That of its methods, whatever has been made of them.
+        reads_mode: Whether a method names ``training``, those of libraries too.
+    """
+
+    names: tuple[str, ...]
+    code: list[types.CodeType]
+    reads_mode: bool
+
+
+class _Looked(NamedTuple):
+    """How a class was last seen.
+
+    Owners are places in the method resolution order: a class must not keep itself alive.
+
+    Args:
+        sizes: Owners, and how many members each has, by which new ones are noticed.
+        methods: Owners and names of what has code.
+        kind: What it was.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    methods: tuple[tuple[int, str], ...]
+    kind: Kind
+
+
+_looks: weakref.WeakKeyDictionary[type, _Looked] = weakref.WeakKeyDictionary()
+
+
+def kind_of(cls: type) -> Kind:
+    """Return what a class is now.
+
+    Those who edit a class while it is in use, IPython's ``%autoreload`` among them, replace its
+    methods or the code in them.
+    """
+    looked = _looks.get(cls)
+    if looked is None or (looked.sizes and _is_other(cls, looked)):
+        looked = _looks[cls] = _look(cls)
+    return looked.kind
 
 
 def is_plain(value: object) -> bool:
@@ -28,35 +74,16 @@ def is_plain(value: object) -> bool:
     return kind in PLAIN or (kind.__module__ == "numpy" and not hasattr(kind, "__setitem__"))
 
 
-def of_class(module: nn.Module) -> Iterable[tuple[str, Any]]:
-    """Return names and values of what a module has from its classes or in their slots.
-
-    Methods and what PyTorch's own classes have are left out.
-    """
-    kind = type(module)
-    names = _names.get(kind)
-    if names is None:
-        names = _names[kind] = tuple(dict.fromkeys(_named(kind)))
+def of_class(module: nn.Module, kind: Kind) -> Iterable[tuple[str, Any]]:
+    """Return names and values of what a module has from its classes or in their slots."""
     own = module.__dict__
-    return [(name, getattr(module, name, None)) for name in names if name not in own]
+    return [(name, getattr(module, name, None)) for name in kind.names if name not in own]
 
 
-def reads_mode(module: nn.Module) -> bool:
-    """Return whether a method of a module's classes names ``training``."""
-    if any("training" in _words(code) for code in _codes(module.__dict__.get("forward"))):
-        return True
-    kind = type(module)
-    found = _modes.get(kind)
-    if found is None:
-        found = _modes[kind] = any(
-            "training" in _words(code)
-            for owner in kind.__mro__
-            if owner not in (nn.Module, object)
-            for name, member in vars(owner).items()
-            if name not in _BESIDE
-            for code in _codes(member)
-        )
-    return found
+def reads_mode(module: nn.Module, kind: Kind) -> bool:
+    """Return whether a method of a module or of its classes names ``training``."""
+    own = module.__dict__.get("forward")
+    return kind.reads_mode or any("training" in _words(code) for code in _codes(own))
 
 
 def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -81,14 +108,50 @@ def _globals(code: types.CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _named(kind: type) -> Iterator[str]:
-    for owner in kind.__mro__:
-        if owner is object or owner.__module__.split(".")[0] == "torch":
-            continue
-        for name, value in vars(owner).items():
-            kept = is_plain(value) or isinstance(value, (*_LOOKED_AT, types.MemberDescriptorType))
-            if kept and not name.startswith("__"):
-                yield name
+def _is_other(cls: type, looked: _Looked) -> bool:
+    """Return whether members of a class have come, gone or got other code."""
+    owners = cls.__mro__
+    if any(len(owners[i].__dict__) != size for i, size in looked.sizes):
+        return True
+    return _code(cls, looked.methods) != looked.kind.code
+
+
+def _look(cls: type) -> _Looked:
+    own: dict[int, type] = {}
+    theirs: list[type] = []
+    for place, owner in enumerate(cls.__mro__):
+        if owner not in (object, nn.Module):
+            if owner.__module__.split(".")[0] in _LIBRARIES:
+                theirs.append(owner)
+            else:
+                own[place] = owner
+    members = [(i, name, x) for i, owner in own.items() for name, x in vars(owner).items()]
+    names = [name for _, name, x in members if _is_value(x) and not name.startswith("__")]
+    with_code = [(i, n) for i, n, x in members if n not in _BESIDE and any(_codes(x))]
+    code = _code(cls, with_code)
+    library = [x for owner in theirs for n, x in vars(owner).items() if n not in _BESIDE]
+    everything = chain(code, *map(_codes, library))
+    return _Looked(
+        tuple((i, len(vars(owner))) for i, owner in own.items()),
+        tuple(with_code),
+        Kind(tuple(dict.fromkeys(names)), code, any("training" in _words(c) for c in everything)),
+    )
+
+
+def _code(cls: type, methods: Iterable[tuple[int, str]]) -> list[types.CodeType]:
+    found: list[types.CodeType] = []
+    owners = cls.__mro__
+    for place, name in methods:
+        member = owners[place].__dict__.get(name)
+        if type(member) is types.FunctionType and not member.__dict__:
+            found.append(member.__code__)  # nothing that wraps another, so quicker
+        else:
+            found += _codes(member)
+    return found
+
+
+def _is_value(member: object) -> bool:
+    return is_plain(member) or isinstance(member, (*_LOOKED_AT, types.MemberDescriptorType))
 
 
 def _codes(member: object) -> Iterator[types.CodeType]:

@@ -2,7 +2,7 @@
 
 A recording holds memory addresses and the numbers of the host that were read when it was made. It
 stands for a field as long as the field's tensors lie where they lay, whatever they hold, and its
-other attributes, those of its class too, are what they were. What a field reads beside them,
+other attributes and the code of its classes are what they were. What a field reads beside them,
 globals and the inner state of objects it refers to, is not seen and must not change.
 """
 
@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_modules.solvers.attributes import PLAIN, closed_over, is_plain, of_class
+from lightning_modules.solvers.attributes import (
+    PLAIN,
+    Kind,
+    closed_over,
+    is_plain,
+    kind_of,
+    of_class,
+)
 from lightning_modules.solvers.registry import Norm
 from lightning_modules.solvers.state import Layout, times_written
 from lightning_modules.solvers.tree import modules_of, only_written
@@ -44,35 +51,40 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
             nobody can tell whether they have changed.
     """
     marks: list[Hashable] = []
-    tensors = [] if tensors is None else tensors
+    found = _Tensors([] if tensors is None else tensors)
+    unread = _Tensors([], found.places)
     modules = modules_of(module)
     places = {part: place for place, part in enumerate(modules)}
     cached = getattr(parametrize, "_cache_enabled", 0)
+    kinds: dict[type, tuple[Kind, Hashable]] = {}
     for part in modules:
-        own = part.__dict__
+        own, cls = part.__dict__, type(part)
+        if cls not in kinds:
+            kinds[cls] = kind_of(cls), _reference(cls)  # parametrized classes hold their module
+            marks += kinds[cls][0].code
+        kind, reference = kinds[cls]
+        marks.append(reference)
         if isinstance(part, torch.jit.ScriptModule):
             raise Unrecordable(f"a {type(part).__name__} keeps its attributes out of sight")
         if cached and parametrize.is_parametrized(part):
             raise Unrecordable("parametrize.cached() holds its weights; solve outside of that")
-        marks.append(_reference(type(part)))  # parametrized classes hold their module
         for name, inner in own["_modules"].items():
             marks += (name, None if inner is None else places[inner])
         if any(own.get(hooks) for hooks in HOOKS):
             raise Unrecordable(f"a {type(part).__name__} has hooks, which a replay would not call")
         for name, tensor in own["_parameters"].items():
-            marks += (name, None if tensor is None else _tensor(tensor, tensors))
-        read = tensors if own["_buffers"] and not only_written(part) else []
+            marks += (name, None if tensor is None else found.mark(tensor))
+        read = unread if own["_buffers"] and only_written(part) else found
         for name, tensor in own["_buffers"].items():
-            marks += (name, None if tensor is None else _tensor(tensor, read))
+            marks += (name, None if tensor is None else read.mark(tensor))
         for attribute, value in own.items():
             if attribute not in OWN:
                 marks.append(attribute)
                 # 1, 1.0 and True are equal and not the same.
-                marks.append(
-                    (type(value), value) if type(value) in PLAIN else _mark(value, tensors)
-                )
-        for attribute, value in of_class(part):
-            marks += (attribute, _mark(value, tensors))
+                marks.append((type(value), value) if type(value) in PLAIN else _mark(value, found))
+        if kind.names:
+            for attribute, value in of_class(part, kind):
+                marks += (attribute, _mark(value, found))
     return tuple(marks)
 
 
@@ -86,7 +98,8 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
     for part in modules_of(module):
-        values = [*part.__dict__.values(), *(value for _, value in of_class(part))]
+        values = [value for _, value in of_class(part, kind_of(type(part)))]
+        values += part.__dict__.values()
         functions = [value for value in values if isinstance(value, types.FunctionType)]
         values += [value for function in functions for _, value in closed_over(function)]
         yield from (value for value in values if isinstance(value, Tensor))
@@ -125,33 +138,54 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
     return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
 
 
-def _tensor(x: Tensor, tensors: list[Tensor]) -> Hashable:
-    if type(x) not in (Tensor, nn.Parameter):
-        raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
-    if x.layout != torch.strided:
-        raise Unrecordable(f"it has a tensor of {x.layout}, whose memory is not known")
-    if x._backward_hooks:
-        raise Unrecordable("a parameter has hooks, which a replay would not call")
-    tensors.append(x)
-    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+class _Tensors:
+    """Tensors that are met, each known by its memory and by which of them it is.
+
+    Two parameters may share their memory, and the gradient is that of each alone.
+
+    Args:
+        met: Where they are added.
+        places: When each was met first, by its id.
+    """
+
+    def __init__(self, met: list[Tensor], places: dict[int, int] | None = None) -> None:
+        self.met = met
+        self.places = {} if places is None else places
+
+    def mark(self, x: Tensor) -> Hashable:
+        """Add a tensor and return what tells it from others.
+
+        Raises:
+            Unrecordable: If its memory is not known, or there are hooks.
+        """
+        if type(x) not in (Tensor, nn.Parameter):
+            raise Unrecordable(f"it has a {type(x).__name__}, whose memory is not known")
+        if x.layout != torch.strided:
+            raise Unrecordable(f"it has a tensor of {x.layout}, whose memory is not known")
+        if x._backward_hooks:
+            raise Unrecordable("a parameter has hooks, which a replay would not call")
+        self.met.append(x)
+        place = self.places.setdefault(id(x), len(self.places))
+        return place, x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x.requires_grad
 
 
-def _mark(value: Any, tensors: list[Tensor]) -> Hashable:
+def _mark(value: Any, found: _Tensors) -> Hashable:
     if is_plain(value) or isinstance(value, enum.Enum):
         return type(value), value
     if isinstance(value, Tensor):
-        return _tensor(value, tensors)
+        return found.mark(value)
     if isinstance(value, nn.Module):
-        return fingerprint(value, tensors)
+        return fingerprint(value, found.met)
     if isinstance(value, dict):
-        return tuple((_mark(key, tensors), _mark(inner, tensors)) for key, inner in value.items())
+        return tuple((_mark(key, found), _mark(inner, found)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value), tuple(_mark(inner, tensors) for inner in value)
+        return type(value), tuple(_mark(inner, found) for inner in value)
     if isinstance(value, types.MethodType):
         return value.__func__, _reference(value.__self__)
     if isinstance(value, types.FunctionType):
         read = [(n, x) for n, x in closed_over(value) if is_plain(x) or isinstance(x, Tensor)]
-        return _reference(value), tuple((name, _mark(x, tensors)) for name, x in read)
+        marks = tuple((name, _mark(x, found)) for name, x in read)
+        return _reference(value), value.__code__, marks
     return _reference(value)
 
 

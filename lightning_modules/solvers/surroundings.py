@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from lightning_modules.solvers.attributes import closed_over, is_plain, of_class, reads_mode
+from lightning_modules.solvers.attributes import (
+    Kind,
+    closed_over,
+    is_plain,
+    kind_of,
+    of_class,
+    reads_mode,
+)
 from lightning_modules.solvers.identity import OWN
 from lightning_modules.solvers.state import times_written, writable
 from lightning_modules.solvers.tree import modules_of, only_written
@@ -62,6 +69,7 @@ class Surroundings:
     def of(cls, field: object) -> "Surroundings":
         """Look at a field: a module, or a function with what it reads from around it."""
         found = cls(modules_of(field), {}, {}, {}, {})
+        kinds: dict[type, Kind] = {}
         for module in found.modules:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
@@ -75,9 +83,15 @@ class Surroundings:
                 if name not in OWN and name != "training":
                     found._add(module, name, value)
                     found._add_read(value)
-            for name, value in of_class(module):
+            owner = type(module)
+            if owner not in kinds:
+                kinds[owner] = kind_of(owner)
+                if kinds[owner].code:
+                    found.attributes[owner, "methods"] = kinds[owner].code
+            kind = kinds[owner]
+            for name, value in of_class(module, kind) if kind.names else ():
                 found._add(module, name, value)
-            if reads_mode(module):
+            if reads_mode(module, kind):
                 found.attributes[module, "training"] = module.training
         found._add_read(field)
         return found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from uncompiled import traced
 
 from lightning_modules.solvers import SolverSettings, odeint
-from lightning_modules.solvers.attributes import reads_mode
+from lightning_modules.solvers.attributes import kind_of, reads_mode
 
 __all__ = ["traced"]
 
@@ -64,6 +64,18 @@ class ByClass(Decay):
         type(self).k = 1.0
 
 
+class ByMethod(Decay):
+    def change(self) -> None:
+        type(self).rate = Decay.rate  # type: ignore[method-assign]
+
+
+class ByCode(Decay):
+    """As IPython's autoreload changes the methods of a class that was edited."""
+
+    def change(self) -> None:
+        type(self).rate.__code__ = Decay.rate.__code__
+
+
 class BySlot(ByNumPy):
     __slots__ = ("k",)
 
@@ -95,12 +107,14 @@ class ByWrappedMode(ByMode):
     rate = _as_is(ByMode.rate)
 
 
-FIELDS = [ByMode, ByWrappedMode, ByNumPy, ByClass, BySlot, ByFunction]
+FIELDS = [ByMode, ByWrappedMode, ByNumPy, ByClass, ByMethod, ByCode, BySlot, ByFunction]
 
 
 @pytest.fixture(autouse=True)
-def _same_class() -> None:
+def _same_classes() -> None:
     ByClass.k = 2.0
+    for kind in (ByMethod, ByCode):
+        kind.rate = lambda self: 2.0  # type: ignore[method-assign]
 
 
 def _settings(backend: str, gradient: str) -> SolverSettings:
@@ -120,7 +134,7 @@ def test_what_a_field_reads_must_be_in_backward_what_it_was(
     field = kind()
     loss = _solved(field, gradient=gradient)
     field.change()
-    with pytest.raises(RuntimeError, match=r"'(training|k)' was changed between forward"):
+    with pytest.raises(RuntimeError, match=r"'(training|k|methods)' was changed between forward"):
         loss.backward()
 
 
@@ -137,8 +151,9 @@ def test_a_plan_is_not_that_of_other_numbers(kind: type[Decay], traced: list[Any
 
 def test_layers_that_read_their_mode_are_told_from_those_that_do_not() -> None:
     reading = [nn.Dropout(), nn.BatchNorm1d(2), nn.MultiheadAttention(2, 1), nn.LSTM(2, 2)]
-    assert all(map(reads_mode, [*reading, ByMode()]))
-    assert not any(map(reads_mode, [nn.Linear(2, 2), nn.GroupNorm(1, 2), nn.Tanh(), ByClass()]))
+    assert all(reads_mode(x, kind_of(type(x))) for x in [*reading, ByMode()])
+    others = [nn.Linear(2, 2), nn.GroupNorm(1, 2), nn.Tanh(), ByClass()]
+    assert not any(reads_mode(x, kind_of(type(x))) for x in others)
     field = Decay()
     loss = _solved(field)
     field.eval()
