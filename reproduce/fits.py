@@ -89,10 +89,11 @@ def run(
         )
         for fit in fits
     ]
-    by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
+    # Not by run, which two rows have in common whose settings are the same under a profile.
+    by_row = {(fit.row, fit.seed): fit for fit in fits}
 
     def rows(result: Result, records: Sequence[Record]) -> list[Record]:
-        fit = by_run[result.job.run]
+        fit = by_row[result.job.row, result.job.seed]
         values: Values = {fit.metric: Failed(result.status, result.hint)}
         if result.status == "ok":
             try:
@@ -106,7 +107,7 @@ def run(
             folder, code = result.job.folder(ctx.runs), result.job.code
             evidence.keep(ctx.csv(experiment), folder, rows[0], code=code)
 
-    asked = {run: fit.metric for run, fit in by_run.items()}
+    asked = {job.run: fit.metric for job, fit in zip(jobs, fits, strict=True)}
     return trainings.run(ctx, jobs, rows, beside, contract=contract, asked=asked)
 
 
