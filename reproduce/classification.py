@@ -1,13 +1,14 @@
 """What the tables of MNIST classifiers share: profiles, trainings, rows, table and figure."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce import evidence, own_rows, trials
+from reproduce import evidence, own_rows, trainings
 from reproduce.context import Context, Profile
 from reproduce.jobs import BadSettings, Job, Result, configuration
-from reproduce.records import Record
+from reproduce.records import Failed, Record
+from reproduce.trainings import Values
+from reproduce.trials import Contract
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,11 +20,11 @@ TRAIN_IMAGES = 60_000
 MEASURED = ("odenet",)  # rows whose nets other experiments measure: weights of every seed are kept
 BASE = "odenet.yaml"  # of which a user's own row has trainer and data
 FREE = ("augment", "deskew")  # of the data, as rows of ours differ in them too
-NEEDED = ("test/wrong", "test/images")
-CONTRACT = (
+CONTRACT = Contract(
+    ("test/wrong", "test/images"),
     "A model of this table is a LightningModule that takes batches (images, labels), (n, 1, 28, "
     "28) in [0, 1] and (n,), and logs test/wrong and test/images, how many images it got wrong "
-    "and how many there were (lightning_modules.Classifier does)."
+    "and how many there were (lightning_modules.Classifier does).",
 )
 METRICS = {
     "test_error": "%",
@@ -88,27 +89,27 @@ def run(
     work = [
         job for seed in ctx.seeds for job in _jobs(ctx, experiment, profile.overrides, rows, seed)
     ]
-    records, left = ([], work) if again else ctx.due(work)
-    trials.check(left, NEEDED, CONTRACT)
-    for trained in ctx.train(left):
-        result = trials.checked(trained, NEEDED, CONTRACT)
-        made = _records(ctx, result)
-        # First what stands beside the rows: a run whose rows are there is never taken up again.
-        if result.status == "ok":
-            folder = result.job.folder(ctx.runs)
-            measured = result.job.row in MEASURED or result.job.own is not None
-            code = result.job.code
-            evidence.keep(ctx.csv(experiment), folder, made[0], code=code, every_seed=measured)
-        ctx.save(made, result.made)
-        records += made
-    return records
+
+    def made(result: Result, _: Sequence[Record]) -> list[Record]:
+        config = result.job.resolved
+        text = budget(config) + solver_text(config)
+        return trainings.rows_of(ctx, result, _values(result), text, METRICS.__getitem__)
+
+    def keep(result: Result, records: Sequence[Record]) -> None:
+        job = result.job
+        measured = job.row in MEASURED or job.own is not None
+        path, folder = ctx.csv(experiment), job.folder(ctx.runs)
+        evidence.keep(path, folder, records[0], code=job.code, every_seed=measured)
+
+    return trainings.run(ctx, work, made, keep, contract=CONTRACT, again=again)
 
 
 def _jobs(
     ctx: Context, experiment: str, overrides: Mapping[str, Any], rows: Sequence[str], seed: int
 ) -> list[Job]:
     """Return the trainings of one seed: those of the table, then the user's own."""
-    last = {**ctx.device_overrides(), **ctx.changes}
+    data = {} if ctx.data_root is None else {"data.root": ctx.data_root}
+    last = {**ctx.device_overrides(), **data, **ctx.changes}
     ours = [
         Job(experiment, row, f"{row}.yaml", {**overrides, **last}, seed, PROTOCOL) for row in rows
     ]
@@ -202,32 +203,9 @@ def _draw_paper(
             axes.plot(number.value * scale, place, **{**plotting.PAPER_STYLE, **look})
 
 
-def _records(ctx: Context, result: Result) -> list[Record]:
-    job = result.job
-    values = _values(result) if result.status == "ok" else {"test_error": math.nan}
-    device = result.device or ctx.device_text
-    return [
-        Record(
-            experiment=job.experiment,
-            row=job.row,
-            metric=metric,
-            value=value,
-            unit=METRICS[metric],
-            seed=job.seed,
-            profile=ctx.profile,
-            protocol=job.protocol,
-            budget=budget(job.resolved) + solver_text(job.resolved),
-            overrides=ctx.overrides_text,
-            device=device if ctx.processes == 1 else f"{ctx.processes} processes: {device}",
-            run=job.run,
-            status=result.status,
-            hint=result.hint,
-        )
-        for metric, value in values.items()
-    ]
-
-
-def _values(result: Result) -> dict[str, float]:
+def _values(result: Result) -> Values:
+    if result.status != "ok":
+        return {"test_error": Failed(result.status, result.hint)}
     images = result.metrics["test/images"]
     solves = result.cost["test_nfe_forward"] > 0
     return {
@@ -269,17 +247,7 @@ def schedule_text(config: dict[str, Any]) -> str:
 
 def solver_text(config: dict[str, Any]) -> str:
     """Name the solver of a resolved configuration; empty for a network without an equation."""
-    model = config["model"].get("init_args", {})
-    solver = model.get("solver")
-    if model.get("body", "ode") != "ode" or not isinstance(solver, dict):
-        return ""
+    solver = trainings.solver_of(config) or {}
     stated = [str(solver[name]) for name in ("backend", "method", "gradient") if name in solver]
     stated += [f"at {solver['rtol']:g}"] if "rtol" in solver else []
-    text = f", {' '.join(stated)}" if stated else ""
-    devices = config["trainer"].get("devices", 1) * config["trainer"].get("num_nodes", 1)
-    if devices == 1:
-        return text
-    # Each device solves the equation of its part of the batch, by its own steps or by shared ones.
-    return (
-        f"{text}, steps {'shared by' if solver.get('sync_norm') else 'apart on'} {devices} devices"
-    )
+    return f", {' '.join(stated)}" if stated else ""

@@ -153,15 +153,13 @@ class Context:
         path.unlink(missing_ok=True)
 
     def device_overrides(self) -> dict[str, Any]:
-        """The settings that put a training on these devices and its data in this folder."""
+        """The settings that put a training on these devices."""
         accelerator = "gpu" if self.device == "cuda" else "cpu"
         overrides: dict[str, Any] = {"trainer.accelerator": accelerator}
         if self.processes > 1:
             overrides |= {"trainer.devices": self.devices, "trainer.strategy": "ddp"}
         if self.nodes > 1:
             overrides["trainer.num_nodes"] = self.nodes
-        if self.data_root is not None:
-            overrides["data.root"] = self.data_root
         return overrides
 
     def csv(self, experiment: str) -> Path:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import restored, weights
+from reproduce import restored, trainings, weights
 from reproduce.context import Context
 from reproduce.fits import OPTIMIZERS, refuse
 from reproduce.jobs import Job, Result
-from reproduce.records import Record
+from reproduce.records import Failed, Record
 
 if TYPE_CHECKING:
     from lightning_modules import DensityModel
@@ -66,8 +66,7 @@ class Fit:
             "model.member_seeds": list(self.seeds),
             "data.member_seeds": list(self.seeds),
         }
-        device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
-        overrides = {**self.overrides, **members, **device, **ctx.changes}
+        overrides = {**self.overrides, **members, **ctx.device_overrides(), **ctx.changes}
         return Job(experiment, self.name, self.config, overrides, self.seeds[0], protocol)
 
 
@@ -95,16 +94,15 @@ def run(
     refuse(ctx, experiment, fits[0].config, FIXED)
     jobs = [fit.job(ctx, experiment, protocol) for fit in fits]
     by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
-    records, left = ctx.due(jobs)
-    for result in ctx.train(left):
-        fit = by_run[result.job.run]
-        made = _records(ctx, fit, result, measure, derive)
-        # First what stands beside the rows: a run whose rows are there is never taken up again.
-        if result.status == "ok" and not ctx.changes:
-            _keep_weights(ctx, fit, result, all_weights)
-        ctx.save(made, result.made)
-        records += made
-    return records
+
+    def rows(result: Result, _: Sequence[Record]) -> list[Record]:
+        return _records(ctx, by_run[result.job.run], result, measure, derive)
+
+    def keep(result: Result, rows: Sequence[Record]) -> None:
+        if not ctx.changes:
+            _keep_weights(ctx, by_run[result.job.run], result, rows[0].budget, all_weights)
+
+    return trainings.run(ctx, jobs, rows, keep)
 
 
 def load(path: Path) -> tuple[DensityModel, dict[str, Any]]:
@@ -135,52 +133,38 @@ def drawn_from(
 def _records(
     ctx: Context, fit: Fit, result: Result, measure: str, derive: Derive | None
 ) -> list[Record]:
+    text = budget(result.job.resolved)
     made = []
     for i, (row, seed) in enumerate(zip(fit.rows, fit.seeds, strict=True)):
-        values, status, hint = _values(result, fit, i, measure)
-        if derive is not None and status == "ok":
-            values |= derive(result, fit, i, values)
-        made += [
-            Record(
-                experiment=result.job.experiment,
-                row=row,
-                metric=metric,
-                value=value,
-                unit=UNITS[metric],
-                seed=seed,
-                profile=ctx.profile,
-                protocol=result.job.protocol,
-                budget=budget(result.job.resolved),
-                overrides=ctx.overrides_text,
-                device=result.device or ctx.device_text,
-                run=result.job.run,
-                status=status,
-                hint=hint,
-            )
-            for metric, value in values.items()
-        ]
+        found = _values(result, fit, i, measure)
+        if isinstance(found, Failed):
+            values: trainings.Values = {measure: found}
+        else:
+            values = found if derive is None else found | derive(result, fit, i, found)
+        unit = UNITS.__getitem__
+        made += trainings.rows_of(ctx, result, values, text, unit, row=row, seed=seed)
     return made
 
 
-def _values(result: Result, fit: Fit, i: int, measure: str) -> tuple[dict[str, float], Any, str]:
-    """Return the metrics of a member, or NaN with the reason."""
+def _values(result: Result, fit: Fit, i: int, measure: str) -> dict[str, float] | Failed:
+    """Return the metrics of a member, or why there are none."""
     if result.status != "ok":
-        return {measure: math.nan}, result.status, result.hint
+        return Failed(result.status, result.hint)
     found = {
         name: result.metrics[f"test/{name}/{i}"]
         for name in UNITS
         if f"test/{name}/{i}" in result.metrics
     }
     if measure not in found:
-        return {measure: math.nan}, "diverged", LEFT_OUT
+        return Failed("diverged", LEFT_OUT)
     if not all(map(math.isfinite, found.values())):
-        return {measure: math.nan}, "diverged", NOT_FINITE
+        return Failed("diverged", NOT_FINITE)
     members = len(fit.rows)
     found["parameters"] = result.parameters // members
     found["train_seconds"] = result.cost["train_seconds"] / members  # its share of the job
     if result.cost["train_nfe_forward"]:
         found["train_nfe_forward"] = result.cost["train_nfe_forward"]
-    return found, "ok", ""
+    return found
 
 
 def budget(config: Mapping[str, Any]) -> str:
@@ -196,7 +180,7 @@ def budget(config: Mapping[str, Any]) -> str:
     )
 
 
-def _keep_weights(ctx: Context, fit: Fit, result: Result, all_weights: bool) -> None:
+def _keep_weights(ctx: Context, fit: Fit, result: Result, text: str, all_weights: bool) -> None:
     """Write the weights of living members, those with the lowest seed or all."""
     path = result.folder / "checkpoints" / "last.ckpt"
     content = weights.checkpoint(path)
@@ -220,7 +204,7 @@ def _keep_weights(ctx: Context, fit: Fit, result: Result, all_weights: bool) -> 
         "rows": [fit.rows[i] for i in chosen],
         "seeds": [fit.seeds[i] for i in chosen],
         "run": result.job.run,
-        "budget": budget(result.job.resolved),
+        "budget": text,
         "hyper_parameters": {**given, **of_members},
     }
     path = ctx.csv(result.job.experiment).parent / "weights"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reproduce import evidence, trials
+from reproduce import evidence, trainings
 from reproduce.context import Context
 from reproduce.jobs import BadSettings, Job, Result, short_key
 from reproduce.own_rows import OwnRow
-from reproduce.records import Failed, Record, told
+from reproduce.records import Failed, Record
+from reproduce.trainings import Values
+from reproduce.trials import Contract
 
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}  # as they are written
 
@@ -36,20 +38,7 @@ class Fit:
     own: OwnRow | None = None
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What a model of the user's own must be.
-
-    Args:
-        needed: Metrics that it logs in its test.
-        text: What it must take and log, in a sentence.
-    """
-
-    needed: tuple[str, ...]
-    text: str
-
-
-Measure = Callable[[Fit, Result, Sequence[Record]], Mapping[str, float | Failed]]
+Measure = Callable[[Fit, Result, Sequence[Record]], Values]
 
 
 def run(
@@ -87,7 +76,7 @@ def run(
     refuse(ctx, experiment, fits[0].config, fixed)
     from lightning_modules.solvers import SolverFailed
 
-    device = {k: v for k, v in ctx.device_overrides().items() if k != "data.root"}
+    device = ctx.device_overrides()
     jobs = [
         Job(
             experiment,
@@ -100,28 +89,26 @@ def run(
         )
         for fit in fits
     ]
-    by_run = {job.run: fit for job, fit in zip(jobs, fits, strict=True)}
-    records, left = ctx.due(jobs, {run: fit.metric for run, fit in by_run.items()})
-    if contract is not None:
-        trials.check(left, contract.needed, contract.text)
-    for result in ctx.train(left):
-        if contract is not None:
-            result = trials.checked(result, contract.needed, contract.text)
-        fit = by_run[result.job.run]
-        values: Mapping[str, float | Failed] = {fit.metric: Failed(result.status, result.hint)}
+    # Not by run, which two rows have in common whose settings are the same under a profile.
+    by_row = {(fit.row, fit.seed): fit for fit in fits}
+
+    def rows(result: Result, records: Sequence[Record]) -> list[Record]:
+        fit = by_row[result.job.row, result.job.seed]
+        values: Values = {fit.metric: Failed(result.status, result.hint)}
         if result.status == "ok":
             try:
                 values = measure(fit, result, records)
             except SolverFailed as error:
                 values = {fit.metric: Failed(error.kind, str(error))}
-        made = _records(ctx, fit, result, values, unit)
-        # First what stands beside the rows: a run whose rows are there is never taken up again.
-        if keep and result.status == "ok":
+        return trainings.rows_of(ctx, result, values, budget(result.job.resolved), unit)
+
+    def beside(result: Result, rows: Sequence[Record]) -> None:
+        if keep:
             folder, code = result.job.folder(ctx.runs), result.job.code
-            evidence.keep(ctx.csv(experiment), folder, made[0], code=code)
-        ctx.save(made, result.made)
-        records += made
-    return records
+            evidence.keep(ctx.csv(experiment), folder, rows[0], code=code)
+
+    asked = {job.run: fit.metric for job, fit in zip(jobs, fits, strict=True)}
+    return trainings.run(ctx, jobs, rows, beside, contract=contract, asked=asked)
 
 
 def refuse(ctx: Context, experiment: str, config: str, fixed: Sequence[str]) -> None:
@@ -143,36 +130,6 @@ def refuse(ctx: Context, experiment: str, config: str, fixed: Sequence[str]) -> 
             "Train such a model by hand: python -m reproduce.train run --config "
             f"reproduce/configs/{config} --{refused[0]} …"
         )
-
-
-def _records(
-    ctx: Context,
-    fit: Fit,
-    result: Result,
-    values: Mapping[str, float | Failed],
-    unit: Callable[[str], str],
-) -> list[Record]:
-    device = result.device or ctx.device_text
-    cells = {metric: told(value) for metric, value in values.items()}
-    return [
-        Record(
-            experiment=result.job.experiment,
-            row=fit.row,
-            metric=metric,
-            value=number,
-            unit=unit(metric),
-            seed=fit.seed,
-            profile=ctx.profile,
-            protocol=result.job.protocol,
-            budget=budget(result.job.resolved),
-            overrides=ctx.overrides_text,
-            device=device if ctx.processes == 1 else f"{ctx.processes} processes: {device}",
-            run=result.job.run,
-            status=status,
-            hint=hint,
-        )
-        for metric, (number, status, hint) in cells.items()
-    ]
 
 
 def budget(config: dict[str, Any]) -> str:

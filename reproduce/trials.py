@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,27 @@ _SHORT = {
 }
 
 
-def check(work: Sequence[Job], needed: Sequence[str], contract: str) -> None:
+@dataclass(frozen=True)
+class Contract:
+    """What a model of the user's own must be.
+
+    Args:
+        needed: Metrics that it logs in its test.
+        text: What it must take and log, in a sentence.
+    """
+
+    needed: tuple[str, ...]
+    text: str
+
+
+def check(work: Sequence[Job], contract: Contract) -> None:
     """Train and test every own row among the jobs on two batches.
 
     Jobs that are no longer than that are their own trial; their models are built before.
 
     Args:
         work: Jobs that are about to be trained.
-        needed: Metrics that a model has to log in its test.
-        contract: What a model must take and log, in a sentence.
+        contract: What their models must be.
 
     Raises:
         BadSettings: If a model cannot be imported or trained, or does not log what is needed.
@@ -39,9 +51,9 @@ def check(work: Sequence[Job], needed: Sequence[str], contract: str) -> None:
         except BadSettings as error:
             raise BadSettings(
                 f"{str(error).rstrip('.')}. {job.own.class_path} must be importable (installed, "
-                f"or its folder on PYTHONPATH) and take the init_args. {contract}"
+                f"or its folder on PYTHONPATH) and take the init_args. {contract.text}"
             ) from error
-        result = None if tried is None else checked(tried, needed, contract)
+        result = None if tried is None else checked(tried, contract)
         if result is not None and result.status == "error":
             raise BadSettings(f"{job.experiment}, row {job.row}: {result.hint}")
 
@@ -58,17 +70,17 @@ def _tried(job: Job) -> Result | None:
         return jobs.run(trial, Path(folder), _ignore)
 
 
-def checked(result: Result, needed: Sequence[str], contract: str) -> Result:
+def checked(result: Result, contract: Contract) -> Result:
     """Return the result of an own row as an error if it cannot be a row of the table."""
     own = result.job.own
     if own is None or result.status not in ("ok", "error"):
         return result
     if result.status == "error":
-        return replace(result, hint=f"{result.hint.rstrip('.')}. {contract}")
-    missing = [name for name in needed if name not in result.metrics]
+        return replace(result, hint=f"{result.hint.rstrip('.')}. {contract.text}")
+    missing = [name for name in contract.needed if name not in result.metrics]
     if not missing:
         return result
-    hint = f"{own.class_path} logged no {' and no '.join(missing)} in its test. {contract}"
+    hint = f"{own.class_path} logged no {' and no '.join(missing)} in its test. {contract.text}"
     return replace(result, status="error", hint=hint)
 
 

@@ -49,6 +49,7 @@ from reproduce.context import Context, Profile
 from reproduce.fits import Fit
 from reproduce.jobs import BadSettings, configuration
 from reproduce.records import Record
+from reproduce.trials import Contract
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 BASE = "latent_ode.yaml"  # of which a user's own row has trainer and data
-CONTRACT = fits.Contract(
+CONTRACT = Contract(
     ("test/rmse",),
     "A model of this table is a LightningModule that takes the batches of datamodules.Spirals and "
     "logs test/rmse, the root mean square error at the future times.",

@@ -465,4 +465,4 @@ def test_table_2_trains_a_row_with_every_number_of_points(package: Path, tmp_pat
 def test_a_failure_of_ours_is_left_as_it_is() -> None:
     job = Job("table1", "odenet", "odenet.yaml", {}, 0, 1)
     result = jobs.Result(job, Path("x"), "error", "why")
-    assert trials.checked(result, ("test/wrong",), "contract") is result
+    assert trials.checked(result, trials.Contract(("test/wrong",), "what it must be")) is result

@@ -253,6 +253,25 @@ def test_a_failed_training_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert records.read(tmp_path / "table2" / "smoke.csv")[0].status == "diverged"
 
 
+def test_rows_whose_settings_are_the_same_under_a_profile_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finished(job: Job, *_: object, **__: object) -> Result:
+        return Result(job, tmp_path, "ok")
+
+    monkeypatch.setattr(jobs, "run", finished)
+    work = [Fit(row, "rmse", "rnn.yaml", 0) for row in ("base", "unclipped")]
+    measured: list[str] = []
+
+    def measure(fit: Fit, *_: object) -> dict[str, float]:
+        measured.append(fit.row)
+        return {"rmse": 0.5}
+
+    rows = fits.run(context(tmp_path), "table2", 1, work, measure, lambda _: "", keep=False)
+    assert [row.row for row in rows] == measured == ["base", "unclipped"]
+    assert len({row.run for row in rows}) == 1
+
+
 def test_a_solver_that_fails_in_measuring_costs_a_row_and_a_further_metric_no_repetition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
