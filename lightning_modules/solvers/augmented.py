@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.solvers.base import AdjointNorm, Field
 from lightning_modules.solvers.fields import Recordable
-from lightning_modules.solvers.identity import norm_key
+from lightning_modules.solvers.identity import norm_key, weakly
 from lightning_modules.solvers.registry import Norm, TensorField
 from lightning_modules.solvers.replay import refuse_strangers, vjp
 from lightning_modules.solvers.state import Layout, rms
@@ -50,7 +50,8 @@ class Augmented(Recordable):
         """Return the same over another reference to the user's field."""
         inner = cast(Recordable, self._field).on(field)
         own = self._parameters if parameters is None else parameters
-        return Augmented(inner, self._measure, self._kind, self._shape, own)
+        measure = weakly(self._measure, None, None)
+        return Augmented(inner, measure, self._kind, self._shape, own)
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         """Return [f, -aᵀ ∂f/∂z, -aᵀ ∂f/∂θ] as a new vector."""

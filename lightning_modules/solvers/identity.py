@@ -10,7 +10,7 @@ import enum
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ def norm_key(norm: Norm) -> Hashable:
 
 
 def weakly(norm: Norm, field: object, weak: object) -> Norm:
-    """Return the norm without a reference that keeps its owner alive.
+    """Return the norm without a reference that keeps alive its owner, or what it closes over.
 
     Args:
         norm: Of which `norm_key` has told what it is.
@@ -133,9 +133,12 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
         weak: The same over a weak reference, which owns it then.
     """
     owner, function = getattr(norm, "__self__", None), getattr(norm, "__func__", None)
-    if owner is None or function is None or isinstance(owner, Layout):
-        return norm
-    return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
+    if owner is not None and function is not None:
+        if isinstance(owner, Layout):
+            return norm
+        return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
+    holds = getattr(norm, "__closure__", True) or norm.__defaults__ or norm.__kwdefaults__
+    return cast(Norm, weakref.proxy(norm)) if owner is None and holds else norm
 
 
 class _Tensors:
@@ -176,6 +179,8 @@ def _mark(value: Any, found: _Tensors) -> Hashable:
         return found.mark(value)
     if isinstance(value, nn.Module):
         return fingerprint(value, found.met)
+    if isinstance(value, weakref.ref):  # as recurrent nets have of their parameters
+        return _mark(value(), found)
     if isinstance(value, dict):
         return tuple((_mark(key, found), _mark(inner, found)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):

@@ -25,14 +25,14 @@ class OnLeaves:
 
     def __init__(self, source: nn.Module) -> None:
         self._source = weakref.ref(source)
-        self._parameters = [p for p in source.parameters() if p.requires_grad]
-        self.leaves = tuple(map(_leaf, self._parameters))
+        self.leaves = tuple(map(_leaf, _wanting(source)))
 
     def __call__(self, t: Tensor, y: Any, /) -> Any:
         """Return dy/dt."""
         source = self._source()
         assert source is not None, "a recording has outlived its field"
-        replaced = _InPlaceOf(self._parameters, self.leaves)
+        # Others by now, it may be, in the same memory.
+        replaced = _InPlaceOf(_wanting(source), self.leaves)
         with replaced:
             dy = source(t, y)
         return replaced.replace(dy)  # torch is not asked for a parameter that is the slope itself
@@ -60,6 +60,10 @@ class _InPlaceOf(TorchFunctionMode):
 
     def _of(self, x: Tensor) -> Tensor:
         return self._other.get(id(x), x)
+
+
+def _wanting(source: nn.Module) -> list[nn.Parameter]:
+    return [p for p in source.parameters() if p.requires_grad]
 
 
 def _leaf(parameter: Tensor) -> Tensor:

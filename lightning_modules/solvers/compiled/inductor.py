@@ -57,6 +57,10 @@ REPLACED: Replacements = LOOPS | {
     torch.ops.aten._foreach_div.ScalarList: _quotients,
 }
 """Operators that compiled code does better by others."""
+BEYOND = {torch.ops.aten.mkldnn_rnn_layer_backward.default: "the gradient of an LSTM"}
+"""Operators that TorchInductor compiles to what fails when it is called."""
+MOST_OPERATORS = 3000
+"""Of one function. It takes the compiler about 0.1 s for each on one core, and memory."""
 SINGLE = 2**17
 """Work of the largest loop up to which one thread is as fast as two, which wait for each other."""
 
@@ -147,6 +151,9 @@ class _Part:
             self.graph = _traced(function, examples, replaced)
         except Exception as error:  # of an operator that cannot be traced
             raise _unrecordable(error) from error
+        for node in self.graph.graph.nodes:
+            if node.target in BEYOND:
+                raise Unrecordable(f"TorchInductor cannot compile {BEYOND[node.target]}")
         self.largest = _largest(self.graph)
         self.constants = _lifted(self.graph)
 
@@ -219,6 +226,12 @@ def _compiled(
     turns: bool = False,
 ) -> Function:
     """Return a graph compiled, its last arguments bound to ``constants``; ``turns`` if a loop."""
+    operators = sum(len(x.graph.nodes) for x in graph.modules() if isinstance(x, GraphModule))
+    if operators > MOST_OPERATORS:
+        raise Unrecordable(
+            f"it would be a function of {operators} operators, and those of more than "
+            f"{MOST_OPERATORS} compile for minutes"
+        )
     for node in graph.graph.nodes:
         node.meta = {}  # tensors of the tracing that the compiler would take for its own
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)

@@ -50,7 +50,9 @@ class Inspector(TorchDispatchMode):
 
     def _check(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         name = func.name().split(".")[0]
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and not _drops_nothing(
+            func, args, kwargs
+        ):
             raise Unrecordable(f"it draws random numbers ({name})")
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         by_values = torch.Tag.data_dependent_output in func.tags
@@ -65,6 +67,15 @@ class Inspector(TorchDispatchMode):
 
 
 _MASKS = (torch.bool, torch.uint8)
+
+
+def _drops_nothing(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an operator, attention or a recurrent net, is told to drop nothing out."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name in ("dropout", "dropout_p"):
+            given = args[place] if place < len(args) else argument.default_value
+            return bool(kwargs.get(argument.name, given) == 0)
+    return False
 
 
 def rehearse(work: Callable[[], None], module: nn.Module, device: torch.device) -> None:

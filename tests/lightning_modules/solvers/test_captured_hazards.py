@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
+from uncompiled import traced
 
 from lightning_modules.solvers import SolverSettings, odeint, watch_steps
 from lightning_modules.solvers.identity import Unrecordable, fingerprint
 from lightning_modules.solvers.recorded import plans
 from lightning_modules.solvers.recorded.inspection import rehearse
 
-__all__ = ["recorders"]
+__all__ = ["recorders", "traced"]
 UNIT = torch.tensor([0.0, 1.0]).double()
 CAPTURED = SolverSettings("captured", gradient="checkpoint")
 NATIVE = SolverSettings("native", gradient="checkpoint")
@@ -418,6 +420,78 @@ def test_a_field_whose_own_weight_is_parametrized_is_freed(recorders: list[HostR
     assert recorders
     gone = weakref.ref(field)
     del field
+    gc.collect()
+    assert gone() is None
+
+
+class Twice(nn.Module):
+    """Two weights in the same memory, which may be one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.tensor([[0.1, -0.3], [0.2, 0.4]]).double())
+        self.second = nn.Parameter(self.first.data)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.tanh(y @ self.first) @ self.second
+
+
+@pytest.mark.parametrize("backend", ["captured", "compiled"])
+def test_weights_in_the_same_memory_may_be_tied_and_untied(
+    backend: str, recorders: list[HostRecorder], traced: list[torch.fx.GraphModule]
+) -> None:
+    field = Twice()
+
+    def gradients(chosen: str) -> list[Tensor]:
+        y0 = torch.tensor([[0.5, -1.0]]).double()
+        settings = SolverSettings(chosen, "bosh3", gradient="checkpoint")
+        loss = odeint(field, y0, UNIT, settings).ys[-1].sum()
+        return list(torch.autograd.grad(loss, [*field.parameters()]))
+
+    for second in (field.second, field.first, nn.Parameter(field.first.data)):
+        field.second = second
+        for _ in range(3):
+            torch.testing.assert_close(gradients(backend), gradients("native"), rtol=1e-11, atol=0)
+    assert recorders or traced
+
+
+class Weighted(Field):
+    """Has an error norm of its own."""
+
+    def measure(self, error: Tensor) -> Tensor:
+        return self.scale[0] * error.square().mean().sqrt()
+
+
+def method_of(field: Weighted) -> Callable[[Tensor], Tensor]:
+    return field.measure
+
+
+def with_field(field: Weighted) -> Callable[[Tensor], Tensor]:
+    return partial(Weighted.measure, field)
+
+
+def closing_over(field: Weighted) -> Callable[[Tensor], Tensor]:
+    return lambda error: field.measure(error)
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("backend", ["captured", "compiled"])
+@pytest.mark.parametrize("made", [method_of, closing_over, with_field])
+def test_a_field_is_freed_to_which_the_norm_refers(
+    made: Callable[[Weighted], Callable[[Tensor], Tensor]],
+    backend: str,
+    gradient: Any,
+    recorders: list[HostRecorder],
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    field = Weighted()
+    norm, settings = made(field), SolverSettings(backend, "bosh3", gradient=gradient)
+    for _ in range(3):
+        y0 = torch.ones(2, 2).double().requires_grad_()
+        odeint(field, y0, UNIT, settings, norm).ys.sum().backward()
+    assert recorders or traced
+    gone = weakref.ref(field)
+    del field, norm
     gc.collect()
     assert gone() is None
 

@@ -174,6 +174,90 @@ def test_what_is_no_loop_is_done_step_by_step(
     assert traced
 
 
+class Attentive(nn.Module):
+    """States of three particles that look at one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 1, dropout=0.5, batch_first=True).double().eval()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        found: Tensor = self.attention(y, y, y, need_weights=False)[0]
+        return found
+
+
+class Recurrent(nn.Module):
+    """States of three places, read one after another."""
+
+    def __init__(self, kind: type[nn.RNNBase], dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.layers = kind(2, 2, batch_first=True, dtype=dtype)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        found: Tensor = self.layers(y)[0]
+        return found
+
+
+@pytest.mark.parametrize(
+    "field", [Attentive(), Recurrent(nn.GRU), Recurrent(nn.RNN)], ids=["attention", "gru", "rnn"]
+)
+def test_layers_that_could_drop_out_and_do_not_are_compiled(
+    field: nn.Module, traced: list[torch.fx.GraphModule]
+) -> None:
+    y0 = start(6).detach().view(2, 3, 2).requires_grad_()
+    chosen: dict[str, Any] = {"method": "euler", "gradient": "checkpoint"}
+    expected = gradients(field, y0, settings("native", **chosen))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            found = gradients(field, y0, settings("compiled", **chosen))
+            assert found[1] == expected[1]
+            same(found[0], expected[0])
+    assert traced
+
+
+def test_attention_that_drops_out_is_solved_natively(traced: list[torch.fx.GraphModule]) -> None:
+    field, y0 = Attentive().train(), start(6).detach().view(2, 3, 2)
+    chosen = settings("compiled", method="rk4", gradient="checkpoint")
+    odeint(field, y0, UNIT, chosen)
+    with pytest.warns(UserWarning, match="random numbers"):
+        odeint(field, y0, UNIT, chosen)
+    assert not traced
+
+
+def test_a_gradient_that_the_compiler_gets_wrong_is_made_natively(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    field, y0 = Recurrent(nn.LSTM, torch.float32), start(6).detach().float().view(2, 3, 2)
+    chosen: dict[str, Any] = {"method": "euler", "gradient": "checkpoint"}
+    y0.requires_grad_()
+    expected = gradients(field, y0, settings("native", **chosen))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            found = gradients(field, y0, settings("compiled", **chosen))
+            assert found[1] == expected[1]
+            torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert [w for w in told if "the gradient of an LSTM" in str(w.message)] == told != []
+    assert traced  # the forward solve
+
+
+def test_what_would_compile_for_long_is_solved_natively(
+    traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inductor, "MOST_OPERATORS", 30)
+    net, y0 = Net(), start()
+    expected = gradients(net, y0, settings("native", gradient="checkpoint"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            found = gradients(net, y0, settings("compiled", gradient="checkpoint"))
+            same(found[0], expected[0])
+    (warning,) = told
+    assert "operators, and those of more than 30" in str(warning.message)
+    assert not traced
+
+
 def test_a_large_state_is_solved_step_by_step() -> None:
     """What a loop copies would cost more than Python between the steps."""
     chosen, large = settings("compiled"), looped.STATE_BYTES // 8 + 1
