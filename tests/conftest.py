@@ -13,6 +13,8 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:  # before torch is imported: workers that all use all cores slow each other
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
+os.environ.pop("REPRODUCE_RUNS", None)  # tests have run folders of their own
+
 _ON_SIGTERM = signal.getsignal(signal.SIGTERM)
 
 

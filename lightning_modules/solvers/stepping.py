@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_modules.solvers.combining import combined
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.tableaus import ButcherTableau
 from lightning_modules.solvers.watching import Step
@@ -32,8 +33,7 @@ def interpolated(
 ) -> list[Tensor]:
     """Return the states at fractions of a step from ``y`` with slopes ``(stages, numbers)``."""
     weights = tableau.weights_at_all([number(x) for x in xs]).to(slopes)
-    out = y.new_empty(len(xs), len(y))  # autocast leaves products with an out alone
-    return list(torch.addmm(y, weights, slopes, alpha=dt, out=out).unbind())
+    return list(combined(y, weights, slopes, dt).unbind())
 
 
 class Stages(ABC):

@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightning_modules.solvers.combining import sums
 from lightning_modules.solvers.integration import Accepted
 from lightning_modules.solvers.stepping import Time, number
 from lightning_modules.solvers.tableaus import ButcherTableau
@@ -140,10 +141,7 @@ class Sweep(ABC):
         """
         if step.weights is None:
             return None
-        grads = grads[: step.inside]
-        out = grads.new_empty(self._tableau.stages, grads.shape[1])
-        # Autocast leaves products with an out alone.
-        return torch.mm(step.weights.t(), grads, out=out).mul_(step.dt)
+        return sums(step.weights.t(), grads[: step.inside]).mul_(step.dt)
 
     def _back(
         self,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_modules.solvers.combining import combined
 from lightning_modules.solvers.registry import TensorField
 from lightning_modules.solvers.stepping import BufferedStages, Time
 from lightning_modules.solvers.tableaus import ButcherTableau, polynomials
@@ -68,7 +69,7 @@ class DeviceStages(BufferedStages):
             ``(outputs, numbers)``.
         """
         weights = (dt * polynomials(self._powers, x)).to(self._dtype)
-        return torch.addmm(y, weights, self._buffer, out=y.new_empty(len(x), len(y)))
+        return combined(y, weights, self._buffer)
 
     def inherit(self, accepted: Tensor) -> None:
         """Make the last slope the first of the next step where the step was accepted."""

@@ -105,14 +105,27 @@ def taken(
         tableau: The method.
         like: Gives dtype and device of the weights.
     """
-    steps, reached = [], 1
+    ends, weights, reached = [], [], 1
     for t, dt, end in clocks:
         inside: list[float] = []
         while reached < len(ticks) and math.copysign(1, dt) * (end - ticks[reached]) >= 0:
             inside.append(ticks[reached])
             reached += 1
-        ends = bool(inside) and inside[-1] == end
-        fractions = [(tick - t) / dt for tick in inside[: len(inside) - ends]]
-        weights = tableau.weights_at_all(fractions).to(like) if fractions else None
-        steps.append(Taken(t, dt, int(ends), weights))
-    return steps
+        ends.append(bool(inside) and inside[-1] == end)
+        fractions = [(tick - t) / dt for tick in inside[: len(inside) - ends[-1]]]
+        weights.append(tableau.weights_at_all(fractions) if fractions else None)
+    there = _brought(weights, like)
+    return [
+        Taken(t, dt, int(last), own)
+        for (t, dt, _), last, own in zip(clocks, ends, there, strict=True)
+    ]
+
+
+def _brought(weights: Sequence[Tensor | None], like: Tensor) -> list[Tensor | None]:
+    """Return weights in the dtype and on the device of ``like``, there in one piece."""
+    some = [own for own in weights if own is not None]
+    if like.is_cuda and some:  # a copy for each step would be a wait for each
+        whole = torch.cat(some).to(like.dtype).pin_memory().to(like.device, non_blocking=True)
+        some = list(whole.split([len(own) for own in some]))
+    left = iter(some)
+    return [None if own is None else next(left).to(like) for own in weights]

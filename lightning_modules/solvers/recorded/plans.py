@@ -32,30 +32,55 @@ MOST_MADE = 32
 """Plans made for one field; who would need more makes plans instead of solving."""
 MOST_SEEN = 64
 """Kinds of solves remembered that were met once, or that can have no plan."""
+MOST_CHANCES = 4
+"""Times that new tensors may lie where others lay before it is said that they are replaced."""
 MOST_OUTPUT_BYTES = 2**28
 """States at output times; a solve with more of them has no plan."""
 
 
 @dataclass
 class _OfField:
-    """What is known of one field."""
+    """What is known of one field.
+
+    Args:
+        plans: By what a plan depends on.
+        seen: Kinds of solves that were met, with the tensors that the field had.
+        refused: Those that have no plan.
+        warned: Engines that have said so.
+        made: How many plans were made.
+        chances: How often other tensors lay where those of a kind that was seen had lain.
+    """
 
     plans: OrderedDict[Hashable, Plan] = field(default_factory=OrderedDict)
-    seen: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
+    seen: OrderedDict[Hashable, list[weakref.ref[Tensor]]] = field(default_factory=OrderedDict)
     refused: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
     warned: set[str] = field(default_factory=set)
     made: int = 0
+    chances: int = 0
+
+    def met(self, key: Hashable, tensors: list[Tensor]) -> bool:
+        """Note a kind of solve; return whether it was met before, with these very tensors.
+
+        Memory that a tensor has left is often that of the next, which will leave it as well.
+        """
+        before = self.seen.get(key)
+        _remember(self.seen, key, list(map(weakref.ref, tensors)))
+        if before is None:
+            return False
+        same = all(then() is now for then, now in zip(before, tensors, strict=True))
+        self.chances += not same
+        return same
 
     def refuse(
         self, engine: Engine, module: nn.Module, key: Hashable, reason: Unrecordable
     ) -> None:
         """Solve such as this one step by step from now on, and say so once for each engine.
 
-        A field that has no marks has no key either: it is looked at again each time.
+        Without a key nothing is refused, and the field is looked at again each time.
         """
         if key is not None:
             self.plans.pop(key, None)
-            _remember(self.refused, key)
+            _remember(self.refused, key, None)
         if engine.name not in self.warned:
             self.warned.add(engine.name)
             warnings.warn(
@@ -69,6 +94,11 @@ class _OfField:
 _RESTLESS = (
     f"{MOST_MADE} plans were made for it already, since its weights are replaced and not changed "
     "in place, or the shapes of its states vary; change weights in place, and pad batches"
+)
+
+_REPLACED = (
+    "a tensor of it is another one in every solve; write into the same one, x.copy_(new), or make "
+    "it part of the state"
 )
 
 _FIELDS: MutableMapping[nn.Module, _OfField] = weakref.WeakKeyDictionary()
@@ -154,7 +184,11 @@ def find(
     key = (engine.name, *function, *_kind(y0, settings), engine.kind(y0, settings, outputs, keep))
     plan = known.plans.get(key)
     if plan is None:
-        if key in known.refused or not _remember(known.seen, key):
+        if key in known.refused:
+            return None
+        if not known.met(key, tensors):
+            if known.chances >= MOST_CHANCES:
+                known.refuse(engine, module, None, Unrecordable(_REPLACED))
             return None
         if known.made == MOST_MADE:
             known.refuse(engine, module, key, Unrecordable(_RESTLESS))
@@ -213,13 +247,10 @@ def _room(outputs: int) -> int:
     return 1 << (outputs - 1).bit_length()
 
 
-def _remember(kinds: OrderedDict[Hashable, None], key: Hashable) -> bool:
-    """Note a kind; return whether it was known."""
-    known = key in kinds
-    kinds[key] = None
+def _remember(kinds: OrderedDict[Hashable, Any], key: Hashable, what: Any) -> None:
+    kinds[key] = what
     kinds.move_to_end(key)
     _trim(kinds, MOST_SEEN)
-    return known
 
 
 def _trim(kept: OrderedDict[Hashable, Any], most: int) -> None:

@@ -424,6 +424,33 @@ def test_a_field_whose_own_weight_is_parametrized_is_freed(recorders: list[HostR
     assert gone() is None
 
 
+class Conditioned(Field):
+    """Looks at a tensor that is set anew before each solve."""
+
+    context: Tensor
+
+
+def test_a_tensor_that_is_set_anew_costs_no_plans_and_is_named(
+    recorders: list[HostRecorder],
+) -> None:
+    field = Conditioned(lambda field, t, y: y + field.context)  # type: ignore[attr-defined]
+    memory = torch.zeros(3, 2).double()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for i in range(3 * plans.MOST_CHANCES):
+            memory.fill_(0.1 * i)
+            field.context = memory[:]  # where the last one lay, as allocators are wont to place it
+            same(field)
+    (warning,) = told
+    assert "another one in every solve" in str(warning.message)
+    assert not recorders
+    field.context = memory
+    for i in range(3):
+        memory.fill_(0.1 * i)
+        same(field)
+    assert recorders[-1].replays
+
+
 class Twice(nn.Module):
     """Two weights in the same memory, which may be one."""
 
