@@ -59,8 +59,8 @@ REPLACED: Replacements = LOOPS | {
 """Operators that compiled code does better by others."""
 BEYOND = {torch.ops.aten.mkldnn_rnn_layer_backward.default: "the gradient of an LSTM"}
 """Operators that TorchInductor compiles to what fails when it is called."""
-MOST_OPERATORS = 3000
-"""Of one function. It takes the compiler about 0.1 s for each on one core, and memory."""
+MOST_OPERATORS = 2**13
+"""Of one function: twice those of a continuous flow's way back, which compile for two minutes."""
 SINGLE = 2**17
 """Work of the largest loop up to which one thread is as fast as two, which wait for each other."""
 

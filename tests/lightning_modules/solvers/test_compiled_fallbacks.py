@@ -10,6 +10,7 @@ from problems import Net
 from torch import Tensor, nn
 from uncompiled import traced
 
+from lightning_modules.nets import PlanarField
 from lightning_modules.solvers import odeint
 from lightning_modules.solvers.compiled import inductor, looped
 from lightning_modules.solvers.identity import Unrecordable
@@ -256,6 +257,21 @@ def test_what_would_compile_for_long_is_solved_natively(
     (warning,) = told
     assert "operators, and those of more than 30" in str(warning.message)
     assert not traced
+
+
+@pytest.mark.stress  # half a minute of tracing
+def test_the_flow_of_the_benchmark_does_not_compile_for_too_long(
+    traced: list[torch.fx.GraphModule],
+) -> None:
+    field, y0 = PlanarField(2, 4, 3, [0]), torch.zeros(1, 3, 5).requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            found = gradients(field, y0, settings("compiled", gradient="checkpoint"))
+    assert len(traced) == 2
+    torch.testing.assert_close(
+        found[0], gradients(field, y0, settings("native", gradient="checkpoint"))[0]
+    )
 
 
 def test_a_large_state_is_solved_step_by_step() -> None:
