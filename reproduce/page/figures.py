@@ -75,17 +75,31 @@ def movie(folder: Path, profile: str) -> Movie | None:
 def slimmed(svg: str) -> str:
     """Return an SVG drawn alike with fewer bytes: coordinates to a hundredth of a point.
 
-    Only the coordinates of paths and positions are shortened, never a scale or a colour.
+    Only the coordinates of paths and positions are shortened, never a scale or a colour. What all
+    marks of a series have in common stands once.
     """
     short = re.sub(
         r'\b(d|x|y)="([^"]*)"',
         lambda found: f'{found[1]}="{_short(found[2])}"',
         svg,
     )
+    short = re.sub(r'\bstyle="[^"]*"', lambda found: re.sub(r"([:;])\s+", r"\1", found[0]), short)
+    short = re.sub(r"translate\([^)]*\)", lambda found: _short(found[0]), short)
+    short = short.replace("DejaVuSans-", "g")  # in the name of every letter, at each of its places
     # A raster within: its line breaks are no part of it.
     short = re.sub(r'(?<=;base64,)[^"]*', lambda found: "".join(found[0].split()), short)
     short = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<[?!][^>]*>", "", short, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", short).replace("> <", "><").strip()
+    short = re.sub(r"\s+", " ", short).replace("> <", "><").strip()
+    return re.sub(r"(<g\b[^>]*)>((?:<use [^>]*/>)+)(?=</g>)", _styled_once, short)
+
+
+def _styled_once(found: re.Match[str]) -> str:
+    """Return a group of marks with the style of all as its own, if they have but one."""
+    group, marks = found.groups()
+    styles = re.findall(r' style="[^"]*"', marks)
+    if len(styles) != marks.count("<use ") or len(set(styles)) != 1 or " style=" in group:
+        return found[0]
+    return f"{group}{styles[0]}>{marks.replace(styles[0], '')}"
 
 
 def _picture(folder: Path, profile: str, part: str) -> Picture | None:

@@ -353,6 +353,20 @@ def test_a_slimmed_figure_keeps_its_scales_and_its_rasters() -> None:
     )
 
 
+def test_marks_of_one_look_have_it_once() -> None:
+    marks = '<use xlink:href="#m" x="1.0" style="fill: {}; stroke: {}"/>'
+    alike = f'<g clip-path="url(#p)">\n {marks.format("#00f", "#00f") * 2}\n</g>'
+    apart = alike.replace("#00f", "#0f0", 1)
+    assert figures.slimmed(alike) == (
+        '<g clip-path="url(#p)" style="fill:#00f;stroke:#00f">'
+        '<use xlink:href="#m" x="1"/><use xlink:href="#m" x="1"/></g>'
+    )
+    assert figures.slimmed(apart) == (
+        '<g clip-path="url(#p)"><use xlink:href="#m" x="1" style="fill:#0f0;stroke:#00f"/>'
+        '<use xlink:href="#m" x="1" style="fill:#00f;stroke:#00f"/></g>'
+    )
+
+
 def test_a_movie_is_embedded_if_it_is_small_and_a_link_if_not(tmp_path: Path) -> None:
     (tmp_path / "short.gif").write_bytes(b"GIF89a")
     small = figures.movie(tmp_path, "short")
