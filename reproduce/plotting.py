@@ -383,18 +383,24 @@ def _letters_on_top(fig: Figure) -> Iterator[None]:
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import withStroke
 
+    white = {"color": "white", "markeredgecolor": "white"}
+    rim: dict[str, Any] = {**white, "markeredgewidth": RIM, "alpha": None}
     added: list[Artist] = []
     for axes in fig.axes:
         top = max((line.get_zorder() for line in axes.lines), default=0) + 1
         for line in filter(_is_lettered, axes.lines):
-            for look in ({"color": "white", "markeredgewidth": RIM, "alpha": None}, {}):
+            for look in (rim, {}):
                 # Not by a path effect: with one, SVG holds the outline of a mark once for each.
                 mark = Line2D(*line.get_data())
                 mark.update_from(line)
-                mark.set(linestyle="none", zorder=top, **look)
+                mark.set(linestyle="none", zorder=top, markevery=line.get_markevery(), **look)
                 mark.set_transform(line.get_transform())
                 added.append(axes.add_artist(mark))
-    named = [artist for key in fig.findobj(Legend) for artist in key.findobj(_is_lettered)]
+    named = {
+        artist: artist.get_path_effects()
+        for key in fig.findobj(Legend)
+        for artist in key.findobj(_is_lettered)
+    }
     for artist in named:
         artist.set_path_effects([withStroke(linewidth=RIM, foreground="white")])
     try:
@@ -402,8 +408,8 @@ def _letters_on_top(fig: Figure) -> Iterator[None]:
     finally:
         for artist in added:
             artist.remove()
-        for artist in named:
-            artist.set_path_effects([])
+        for artist, effects in named.items():
+            artist.set_path_effects(effects)
 
 
 def _is_lettered(artist: Artist) -> bool:

@@ -3,10 +3,9 @@
 import dis
 import enum
 import functools
-import inspect
 import types
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -26,13 +25,14 @@ class Kind:
     """What modules have from their class and those above it, of those of libraries nothing.
 
     Args:
-        names: Of plain values and the like, and of slots.
-        code: That of its methods, whatever has been made of them.
+        names: Of plain values and the like, of slots, and of what is called and has no code.
+        code: That of its methods, whatever has been made of them, with their defaults and what
+            they close over.
         reads_mode: Whether a method names ``training``, those of libraries too.
     """
 
     names: tuple[str, ...]
-    code: list[types.CodeType]
+    code: list[Hashable]
     reads_mode: bool
 
 
@@ -59,7 +59,7 @@ def kind_of(cls: type) -> Kind:
     """Return what a class is now.
 
     Those who edit a class while it is in use, IPython's ``%autoreload`` among them, replace its
-    methods or the code in them.
+    methods, or their code and defaults.
     """
     looked = _looks.get(cls)
     if looked is None or (looked.sizes and _is_other(cls, looked)):
@@ -88,8 +88,15 @@ def reads_mode(module: nn.Module, kind: Kind) -> bool:
 
 def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """Yield names and values that a function reads: of functions around it, globals, defaults."""
-    code = function.__code__
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+    yield from _own(function)
+    known = function.__globals__
+    yield from ((name, known[name]) for name in _globals(function.__code__) if name in known)
+
+
+def _own(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield those of functions around it and its defaults."""
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:  # not assigned yet
@@ -97,8 +104,6 @@ def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     for place, value in enumerate(function.__defaults__ or ()):
         yield f"default {place}", value
     yield from (function.__kwdefaults__ or {}).items()
-    known = function.__globals__
-    yield from ((name, known[name]) for name in _globals(code) if name in known)
 
 
 @functools.lru_cache(maxsize=512)
@@ -129,8 +134,9 @@ def _look(cls: type) -> _Looked:
     names = [name for _, name, x in members if _is_value(x) and not name.startswith("__")]
     with_code = [(i, n) for i, n, x in members if n not in _BESIDE and any(_codes(x))]
     code = _code(cls, with_code)
-    library = [x for owner in theirs for n, x in vars(owner).items() if n not in _BESIDE]
-    everything = chain(code, *map(_codes, library))
+    known = [x for n, x in chain(*(vars(owner).items() for owner in theirs)) if n not in _BESIDE]
+    known += [vars(cls.__mro__[i])[name] for i, name in with_code]
+    everything = chain(*map(_codes, known))
     return _Looked(
         tuple((i, len(vars(owner))) for i, owner in own.items()),
         tuple(with_code),
@@ -138,29 +144,59 @@ def _look(cls: type) -> _Looked:
     )
 
 
-def _code(cls: type, methods: Iterable[tuple[int, str]]) -> list[types.CodeType]:
-    found: list[types.CodeType] = []
+def _code(cls: type, methods: Iterable[tuple[int, str]]) -> list[Hashable]:
+    found: list[Hashable] = []
     owners = cls.__mro__
     for place, name in methods:
         member = owners[place].__dict__.get(name)
-        if type(member) is types.FunctionType and not member.__dict__:
-            found.append(member.__code__)  # nothing that wraps another, so quicker
+        if type(member) is types.FunctionType and not (
+            member.__dict__ or member.__closure__ or member.__defaults__ or member.__kwdefaults__
+        ):
+            found.append(member.__code__)  # nothing beside, so quicker
         else:
-            found += _codes(member)
+            for function in _functions(member):
+                found.append(function.__code__)
+                found += ((name, _held(value)) for name, value in _own(function))
     return found
 
 
+def _held(value: object) -> Hashable:
+    """Return what tells apart what functions of a class hold, without keeping it alive."""
+    if is_plain(value):
+        return type(value), value
+    return None if isinstance(value, types.FunctionType) else id(value)
+
+
 def _is_value(member: object) -> bool:
-    return is_plain(member) or isinstance(member, (*_LOOKED_AT, types.MemberDescriptorType))
+    if is_plain(member) or isinstance(member, (*_LOOKED_AT, types.MemberDescriptorType)):
+        return True
+    return callable(member) and not any(_codes(member))
 
 
 def _codes(member: object) -> Iterator[types.CodeType]:
+    yield from (function.__code__ for function in _functions(member))
+
+
+def _functions(member: object) -> list[types.FunctionType]:
+    """Return the function that a member of a class is, with those that it wraps or closes over.
+
+    None of a partial one, which is known by itself, with its arguments.
+    """
+    if isinstance(member, functools.partial):
+        return []
     for name in ("fget", "__func__", "func"):  # of properties, class methods, cached properties
         member = getattr(member, name, member)
-    if callable(member):
-        member = inspect.unwrap(member)
-    if isinstance(member, types.FunctionType):
-        yield member.__code__
+    found: list[types.FunctionType] = []
+    todo = [member]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, types.FunctionType) and one not in found:
+            found.append(one)
+            todo += (value for _, value in _own(one))
+        wrapped = getattr(one, "__wrapped__", None) if callable(one) else None
+        if wrapped is not None:
+            todo.append(wrapped)
+    return found
 
 
 def _words(code: types.CodeType) -> set[str]:

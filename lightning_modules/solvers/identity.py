@@ -50,8 +50,11 @@ def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hasha
         Unrecordable: If there are hooks, which a replay would not call, or attributes of which
             nobody can tell whether they have changed.
     """
+    return _fingerprint(module, _Tensors([] if tensors is None else tensors))
+
+
+def _fingerprint(module: nn.Module, found: "_Tensors") -> Hashable:
     marks: list[Hashable] = []
-    found = _Tensors([] if tensors is None else tensors)
     unread = _Tensors([], found.places)
     modules = modules_of(module)
     places = {part: place for place, part in enumerate(modules)}
@@ -114,14 +117,15 @@ def norm_key(norm: Norm) -> Hashable:
     owner, function = getattr(norm, "__self__", None), getattr(norm, "__func__", norm)
     if owner is None:
         return _reference(function)
+    called = _reference(function)
     if isinstance(owner, Layout):
-        return function, owner
+        return called, owner
     if isinstance(owner, nn.Module):
-        return function, _reference(owner), fingerprint(owner)
+        return called, _reference(owner), fingerprint(owner)
     key = getattr(owner, "key", None)
     if key is None:
         raise Unrecordable(f"the error norm belongs to a {type(owner).__name__}")
-    return function, key()
+    return called, key()
 
 
 def weakly(norm: Norm, field: object, weak: object) -> Norm:
@@ -136,9 +140,18 @@ def weakly(norm: Norm, field: object, weak: object) -> Norm:
     if owner is not None and function is not None:
         if isinstance(owner, Layout):
             return norm
-        return types.MethodType(function, weak if owner is field else weakref.proxy(owner))
-    holds = getattr(norm, "__closure__", True) or norm.__defaults__ or norm.__kwdefaults__
-    return cast(Norm, weakref.proxy(norm)) if owner is None and holds else norm
+        there = weak if owner is field else weakref.proxy(owner)
+        return types.MethodType(_loosely(function), there)
+    return norm if owner is not None else _loosely(norm)
+
+
+def _loosely(function: Norm) -> Norm:
+    """Return a function, through a weak reference if it refers to anything."""
+    if isinstance(function, types.FunctionType) and not (
+        function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function)
+    ):
+        return function
+    return cast(Norm, weakref.proxy(function))
 
 
 class _Tensors:
@@ -178,15 +191,15 @@ def _mark(value: Any, found: _Tensors) -> Hashable:
     if isinstance(value, Tensor):
         return found.mark(value)
     if isinstance(value, nn.Module):
-        return fingerprint(value, found.met)
-    if isinstance(value, weakref.ref):  # as recurrent nets have of their parameters
-        return _mark(value(), found)
+        return _fingerprint(value, found)
+    if isinstance(value, weakref.ref) and isinstance(referent := value(), Tensor):
+        return found.mark(referent)  # as recurrent nets have of their parameters
     if isinstance(value, dict):
         return tuple((_mark(key, found), _mark(inner, found)) for key, inner in value.items())
     if isinstance(value, list | tuple | set | frozenset):
         return type(value), tuple(_mark(inner, found) for inner in value)
     if isinstance(value, types.MethodType):
-        return value.__func__, _reference(value.__self__)
+        return _mark(value.__func__, found), _reference(value.__self__)
     if isinstance(value, types.FunctionType):
         read = [(n, x) for n, x in closed_over(value) if is_plain(x) or isinstance(x, Tensor)]
         marks = tuple((name, _mark(x, found)) for name, x in read)

@@ -4,12 +4,13 @@ Step for step it is the native backend: the same methods, accepted and rejected 
 and gradients, up to rounding. By dopri5, the embedded pair with an interpolant, a solve of a small
 state is one function of TorchInductor, a loop over trials, and its way back is another.
 Otherwise Python decides from step to step, and the stages of a step with its error, and the way
-back through it, are such functions. It takes a C++ compiler and from seconds to more than a
-minute for each kind of solve, a tenth of it where TorchInductor has it on the disk: worth it for
-trainings of many small steps. In float32 tanh is that of ``tangent``.
+back through it, are such functions. It takes a C++ compiler and from seconds to minutes for
+each kind of solve, a tenth of it where TorchInductor has it on the disk: worth it for trainings of
+many small steps. In float32 tanh is that of ``tangent``.
 
 What is compiled, and what is left to ``native``, is as in ``captured.backend``. Native is also
-every solve on a GPU, and one under autocast.
+every solve on a GPU and one under autocast, what has more operators than ``MOST_OPERATORS``, and
+what is ``BEYOND`` the compiler (both in ``inductor``).
 """
 
 from collections.abc import Hashable

@@ -97,8 +97,8 @@ _RESTLESS = (
 )
 
 _REPLACED = (
-    "a tensor of it is another one in every solve; write into the same one, x.copy_(new), or make "
-    "it part of the state"
+    "a tensor of it was another one again and again; write into the same one, x.copy_(new), or "
+    "make it part of the state"
 )
 
 _FIELDS: MutableMapping[nn.Module, _OfField] = weakref.WeakKeyDictionary()

@@ -2,6 +2,7 @@
 
 import functools
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,85 @@ class ByCode(Decay):
         type(self).rate.__code__ = Decay.rate.__code__
 
 
+class ByDefault(Decay):
+    """As autoreload changes them too."""
+
+    def rate(self, k: float = 2.0) -> Any:
+        return k
+
+    def change(self) -> None:
+        type(self).rate.__defaults__ = (1.0,)
+
+
+def _constant(k: float) -> Callable[[Any], float]:
+    return lambda self: k
+
+
+class ByCell(Decay):
+    """A method made anew by the same function."""
+
+    rate = _constant(2.0)
+
+    def change(self) -> None:
+        type(self).rate = _constant(1.0)
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    def decorate(method: Any) -> Any:
+        @functools.wraps(method)
+        def wrapped(self: Any) -> Any:
+            return factor * method(self)
+
+        return wrapped
+
+    return decorate
+
+
+class ByDecorator(Decay):
+    rate = _times(2.0)(Decay.rate)
+
+    def change(self) -> None:
+        type(self).rate = _times(1.0)(Decay.rate)
+
+
+class ByPartial(ByClass):
+    k: Any = functools.partial(float, 2.0)
+
+    def rate(self) -> Any:
+        return self.k()
+
+    def change(self) -> None:
+        type(self).k = functools.partial(float, 1.0)
+
+
+class ByOperator(ByClass):
+    k: Any = torch.square
+
+    def rate(self) -> Any:
+        return self.k(self.w) + 1.0
+
+    def change(self) -> None:
+        type(self).k = torch.exp
+
+
+class BoundByHand(Decay):
+    """A function of this field alone, whose code is changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def k(self: Any) -> float:
+            return 2.0
+
+        self.k = types.MethodType(k, self)
+
+    def rate(self) -> Any:
+        return self.k()
+
+    def change(self) -> None:
+        self.k.__func__.__code__ = (lambda self: 1.0).__code__
+
+
 class BySlot(ByNumPy):
     __slots__ = ("k",)
 
@@ -107,7 +187,8 @@ class ByWrappedMode(ByMode):
     rate = _as_is(ByMode.rate)
 
 
-FIELDS = [ByMode, ByWrappedMode, ByNumPy, ByClass, ByMethod, ByCode, BySlot, ByFunction]
+EDITED: list[Any] = [ByMethod, ByCode, ByDefault, ByCell, ByDecorator, ByPartial, ByOperator]
+FIELDS = [ByMode, ByWrappedMode, ByNumPy, ByClass, *EDITED, BySlot, ByFunction]
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +196,10 @@ def _same_classes() -> None:
     ByClass.k = 2.0
     for kind in (ByMethod, ByCode):
         kind.rate = lambda self: 2.0  # type: ignore[method-assign]
+    ByDefault.rate.__defaults__ = (2.0,)
+    ByCell.rate = _constant(2.0)
+    ByDecorator.rate = _times(2.0)(Decay.rate)
+    ByPartial.k, ByOperator.k = functools.partial(float, 2.0), torch.square
 
 
 def _settings(backend: str, gradient: str) -> SolverSettings:
@@ -138,7 +223,7 @@ def test_what_a_field_reads_must_be_in_backward_what_it_was(
         loss.backward()
 
 
-@pytest.mark.parametrize("kind", FIELDS)
+@pytest.mark.parametrize("kind", [*FIELDS, BoundByHand])
 def test_a_plan_is_not_that_of_other_numbers(kind: type[Decay], traced: list[Any]) -> None:
     field = kind()
     for _ in range(2):

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+import types
 import warnings
 import weakref
 from collections.abc import Callable
@@ -442,7 +443,7 @@ def test_a_tensor_that_is_set_anew_costs_no_plans_and_is_named(
             field.context = memory[:]  # where the last one lay, as allocators are wont to place it
             same(field)
     (warning,) = told
-    assert "another one in every solve" in str(warning.message)
+    assert "another one again and again" in str(warning.message)
     assert not recorders
     field.context = memory
     for i in range(3):
@@ -480,6 +481,70 @@ def test_weights_in_the_same_memory_may_be_tied_and_untied(
         for _ in range(3):
             torch.testing.assert_close(gradients(backend), gradients("native"), rtol=1e-11, atol=0)
     assert recorders or traced
+
+
+def test_a_tensor_is_known_in_a_list_of_modules_too(traced: list[torch.fx.GraphModule]) -> None:
+    field = Field(lambda field, t, y: field.hidden[0](y))  # type: ignore[operator,index]
+    field.hidden = [nn.Linear(2, 2).double()]  # type: ignore[assignment]
+    tied: Any = field.hidden[0]
+    tied.weight, tied.bias = field.linear.weight, field.linear.bias
+    settings = SolverSettings("compiled", "euler", gradient="checkpoint")
+    for _ in range(2):
+        solved(field, settings)
+    tied.weight = nn.Parameter(field.linear.weight.data)
+    with pytest.raises(RuntimeError, match="is no parameter of it"):
+        solved(field, settings)
+
+
+class Child(nn.Module):
+    """Knows its parent without keeping it alive."""
+
+    def __init__(self, parent: Field) -> None:
+        super().__init__()
+        self.parent = weakref.ref(parent)
+
+    def forward(self, y: Tensor) -> Tensor:
+        parent = self.parent()
+        assert parent is not None
+        return y * parent.scale
+
+
+def test_a_part_that_refers_to_the_whole_is_solved_natively(recorders: list[HostRecorder]) -> None:
+    field = Field(lambda field, t, y: field.child(y))  # type: ignore[operator]
+    field.child = Child(field)
+    with pytest.warns(UserWarning, match="ReferenceType, of which changes would go unseen"):
+        solved(field)
+    same(field)
+    assert not recorders
+
+
+def closed_over() -> Field:
+    """Return a field, solved, to which its own function and two norms refer."""
+    field, norms = Field(), Weighted()
+    before = field.forward
+
+    def forward(self: Field, t: Tensor, y: Tensor) -> Tensor:
+        return before(t, y)
+
+    def measure(self: Weighted, error: Tensor) -> Tensor:
+        return self.measure(error) * field.scale[0]
+
+    def measured(error: Tensor) -> Tensor:
+        return error.square().mean().sqrt()
+
+    field.forward = types.MethodType(forward, field)  # type: ignore[method-assign]
+    measured.field = field  # type: ignore[attr-defined]
+    for norm in (types.MethodType(measure, norms), measured):
+        for _ in range(3):
+            odeint(field, torch.ones(2, 2).double().requires_grad_(), UNIT, CAPTURED, norm)
+    return field
+
+
+def test_a_field_is_freed_whose_function_closes_over_it(recorders: list[HostRecorder]) -> None:
+    gone = weakref.ref(closed_over())
+    assert recorders[-1].replays
+    gc.collect()
+    assert gone() is None
 
 
 class Weighted(Field):
