@@ -82,8 +82,10 @@ def of_class(module: nn.Module, kind: Kind) -> Iterable[tuple[str, Any]]:
 
 def reads_mode(module: nn.Module, kind: Kind) -> bool:
     """Return whether a method of a module or of its classes names ``training``."""
+    if kind.reads_mode:
+        return True
     own = module.__dict__.get("forward")
-    return kind.reads_mode or any("training" in _words(code) for code in _codes(own))
+    return own is not None and any("training" in _words(code) for code in _codes(own))
 
 
 def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
